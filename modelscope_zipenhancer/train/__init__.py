@@ -1,0 +1,1 @@
+"""Training of ZipEnhancer networks of any size: data, losses, loop."""
