@@ -8,14 +8,12 @@ import json
 import os
 from dataclasses import dataclass
 
+from .errors import ConfigError, ModelNotFoundError
+
 MODEL_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"
 TASK = "acoustic-noise-suppression"
 CONFIG_FILE = "configuration.json"
 WEIGHTS_FILE = "pytorch_model.bin"
-
-
-class ConfigError(ValueError):
-    """A configuration.json that is missing something, or asks for what this package doesn't do."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +106,13 @@ class ModelConfig:
 
     @classmethod
     def from_model_dir(cls, model_dir: str) -> "ModelConfig":
-        """Read `model_dir`/configuration.json; FileNotFoundError or ConfigError."""
+        """Read `model_dir`/configuration.json; ModelNotFoundError or ConfigError."""
         path = os.path.join(model_dir, CONFIG_FILE)
         try:
             with open(path, encoding="utf-8") as file:
                 whole = json.load(file)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path} is missing: {model_dir} is no ModelScope model dir") from None
+            raise ModelNotFoundError(f"{path} is missing: {model_dir} is no ModelScope model dir") from None
         except ValueError as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
         section = whole.get("model") if isinstance(whole, dict) else None

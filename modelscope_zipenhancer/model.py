@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import WEIGHTS_FILE, ModelConfig, StackConfig
+from .errors import CheckpointError, ModelNotFoundError
 from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer
 
 SAMPLE_RATE = 16000
@@ -20,10 +21,6 @@ HOP_LENGTH = 100  # 6.25 ms, 160 frames a second
 COMPRESSION = 0.3  # exponent of the magnitudes that the network reads and writes
 SILENCE_POWER = 1e-20  # mean square, -200 dBFS: below it there is nothing to enhance
 ROW_TOKENS = 4096  # positions that one pass through a layer takes at inference; bounds the memory
-
-
-class CheckpointError(ValueError):
-    """Weights that are unreadable or belong to another network."""
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -323,7 +320,7 @@ def mag_pha_istft(
 def load_model(model_dir: str, device: str = "cpu") -> ZipEnhancer:
     """The network of a ModelScope model dir (configuration.json, pytorch_model.bin), for inference.
 
-    Raises FileNotFoundError, ConfigError or CheckpointError.
+    Raises ModelNotFoundError, ConfigError or CheckpointError.
     """
     model = ZipEnhancer(ModelConfig.from_model_dir(model_dir))
     load_weights(model, os.path.join(model_dir, WEIGHTS_FILE))
@@ -338,7 +335,7 @@ def load_weights(model: ZipEnhancer, path: str) -> None:
     without 'model.', are what ModelScope's save_pretrained and its trainer write.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is missing: the model dir has no weights")
+        raise ModelNotFoundError(f"{path} is missing: the model dir has no weights")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here, pickle's among them

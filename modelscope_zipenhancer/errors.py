@@ -1,0 +1,37 @@
+"""Every error that this package raises for bad input, one family: catch ZipEnhancerError for all.
+
+Each is also the builtin exception that callers of such a function catch already. They take one
+string, since ModelScope rebuilds what a constructor raises as `type(error)(text)`.
+"""
+
+
+class ZipEnhancerError(Exception):
+    """Base of the family."""
+
+
+class AudioError(ZipEnhancerError, ValueError):
+    """The input is no audio that can be enhanced: empty, damaged, NaN, of an unknown format."""
+
+
+class AudioNotFoundError(ZipEnhancerError, FileNotFoundError):
+    """The path of the input leads nowhere, or to a folder."""
+
+
+class FetchError(ZipEnhancerError, ConnectionError):
+    """A URL can't be fetched in time."""
+
+
+class OutputError(ZipEnhancerError, OSError):
+    """The output can't be written: no such folder, no permission, disk full, unknown format."""
+
+
+class ConfigError(ZipEnhancerError, ValueError):
+    """A configuration.json that lacks something, or asks for what this package doesn't do."""
+
+
+class ModelNotFoundError(ZipEnhancerError, FileNotFoundError):
+    """No such model: an unknown name, or a model dir without its files."""
+
+
+class CheckpointError(ZipEnhancerError, ValueError):
+    """Weights that are unreadable or belong to another network."""
