@@ -5,7 +5,6 @@ Submodules are named as in the released checkpoint, so that its 453 entries load
 """
 
 import os
-import tempfile
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from .config import WEIGHTS_FILE, ModelConfig, StackConfig
 from .errors import CheckpointError, ModelNotFoundError
+from .files import replacing
 from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer
 
 SAMPLE_RATE = 16000
@@ -371,16 +371,9 @@ def load_weights(model: ZipEnhancer, path: str) -> None:
 
 def save_weights(model: ZipEnhancer, path: str) -> None:
     """Write the released layout, {'generator': entries}, which the built-in loads too."""
-    folder = os.path.dirname(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(suffix=".part", dir=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            entries = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-            torch.save({"generator": entries}, file)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    entries = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        torch.save({"generator": entries}, temporary)
 
 
 class TorchBackend:
