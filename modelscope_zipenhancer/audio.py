@@ -40,7 +40,7 @@ _RAW_REMEDY = (
 )
 
 
-def read(source, sample_rate: int = None) -> tuple:
+def read(source, sample_rate: int | None = None) -> tuple:
     """Read audio from a path, URL, bytes, open binary file, array, tensor, base64 or data URL.
 
     Returns (float32 array (samples, channels), sample rate in Hz). Of a two-dimensional array or
@@ -48,7 +48,7 @@ def read(source, sample_rate: int = None) -> tuple:
     Integers are scaled by their full scale. A WAV header without a data size, as streams have,
     is understood. Raises AudioError, AudioNotFoundError or FetchError.
     """
-    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+    if hasattr(source, "shape"):
         return _from_array(source), int(sample_rate or SAMPLE_RATE)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), "the given bytes")
@@ -249,8 +249,12 @@ def _checked(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def _is_base64(text: str) -> bool:
-    """Long enough for a WAV header, of base64's alphabet, and no file's name."""
-    return len(text) >= 60 and not os.path.exists(text) and bool(re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", text))
+    """No file's name, of base64's alphabet, and what it starts with starts an audio file."""
+    head = re.sub(r"\s", "", text[:64])[:16]
+    if len(text) < 60 or not re.fullmatch(r"[A-Za-z0-9+/]{16}", head) or os.path.exists(text):
+        return False
+    magic = base64.b64decode(head)
+    return magic.startswith((b"RIFF", b"RIFX", b"fLaC", b"OggS", b"ID3", b"FORM", b"\xff\xfb", b"\xff\xf3"))
 
 
 def _from_base64(text: str) -> bytes:

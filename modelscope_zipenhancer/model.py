@@ -228,7 +228,7 @@ class ZipEnhancer(nn.Module):
         pha = self.phase_decoder(x).squeeze(1).transpose(1, 2)
         return mag, pha, torch.stack([mag * pha.cos(), mag * pha.sin()], dim=-1), None, {}
 
-    def denoise(self, waveform: Tensor, gain: Tensor = None) -> Tensor:
+    def denoise(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
         """Enhance waveforms.
 
         waveform: (B, samples), 16 kHz, float32, any level. gain: (B,), the factor that brings each
@@ -296,7 +296,7 @@ def mag_pha_istft(
     win_size: int = N_FFT,
     compress_factor: float = COMPRESSION,
     center: bool = True,
-    length: int = None,
+    length: int | None = None,
 ) -> Tensor:
     """The inverse of `mag_pha_stft`: (B, F, T) twice -> (B, length).
 
@@ -382,7 +382,7 @@ class TorchBackend:
     def __init__(self, model: ZipEnhancer):
         self.model = model
 
-    def __call__(self, waveform: np.ndarray, gain: np.ndarray = None) -> np.ndarray:
+    def __call__(self, waveform: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
         device = next(self.model.parameters()).device
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)).to(device)

@@ -1,0 +1,187 @@
+"""The chunk grid and the overlap-add: recordings of any length, and streams, through a backend.
+
+A backend is a callable: float32 (batch, samples) at 16 kHz and, optionally, gain (batch,) in; the
+same shape and level out. numpy only: nothing here knows what the backend computes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SAMPLE_RATE = 16000
+ONE_PASS = 6 * SAMPLE_RATE  # samples; up to here a recording is one chunk, as in the built-in
+MINIMUM = 2 * SAMPLE_RATE  # samples; a shorter recording is padded with zeros, as in the built-in
+GAIN_SECONDS = 10.0  # a stream's gain is that of about this much of the past
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a signal is cut, in samples at 16 kHz.
+
+    Each chunk of `window` samples gives its middle: `past` samples at its start and `ahead` at its
+    end are only context. Neighbours are cross-faded over `fade` samples:
+
+        |-- past --|/ fade /|------- new -------|/ fade /|-- ahead --|
+                            |<- hop: from here to here -->|
+
+    More context, more work for a second of output (window / hop) and, at the end, more latency.
+    """
+
+    window: int = 4 * SAMPLE_RATE
+    past: int = SAMPLE_RATE // 4
+    ahead: int = SAMPLE_RATE // 4
+    fade: int = SAMPLE_RATE // 4
+
+    def __post_init__(self):
+        if self.hop <= 0 or min(self.past, self.ahead, self.fade) < 0 or self.hop < self.fade:
+            raise ValueError(f"{self}: past + ahead + 2 fade must be less than window, none negative")
+
+    @property
+    def hop(self) -> int:
+        """New samples that a chunk adds."""
+        return self.window - self.past - self.ahead - self.fade
+
+    @property
+    def latency(self) -> int:
+        """The most samples between a sample's arrival and its return: all that follow it in a chunk."""
+        return self.window - self.past
+
+
+class StreamingSession:
+    """Audio that keeps arriving: `feed` blocks of any size, `flush` at the end.
+
+    What comes back doesn't depend on the sizes of the blocks, and is as long as what went in.
+    """
+
+    def __init__(self, backend, grid: Grid = Grid(), gain: float | None = None):
+        """gain: the factor to unit RMS if the whole recording's is known; else it follows slowly."""
+        self.grid = grid
+        self._backend = backend
+        self._gain = gain
+        self._power = 0.0  # followed mean square
+        self._heard = 0  # samples in it, and in it at most GAIN_SECONDS' worth
+        # The last `window` samples or more; before the signal there was silence.
+        self._buffer = np.zeros(grid.window, np.float32)
+        self._next = grid.window - grid.past  # where in the buffer the next chunk starts
+        self._pending = 0  # samples that came in and have not come back
+        self._tail = None  # the end of the last chunk, faded out
+        self._rise = ((np.arange(grid.fade) + 0.5) / max(1, grid.fade)).astype(np.float32)
+        self._flushed = False
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        """Take float32 (samples,) at 16 kHz, return what is finished: (any number of samples,)."""
+        if self._flushed:
+            raise ValueError("this session has been flushed: start a new one")
+        grid = self.grid
+        self._buffer = np.concatenate([self._buffer, np.asarray(block, np.float32)])
+        self._pending += len(block)
+        done = [np.zeros(0, np.float32)]
+        while len(self._buffer) - self._next >= grid.window:
+            chunk = self._buffer[self._next : self._next + grid.window]
+            piece = self._enhance(chunk, new=self._new_samples())[grid.past : grid.window - grid.ahead]
+            piece = self._join(piece)
+            self._tail = piece[grid.hop :] * self._rise[::-1]
+            done.append(piece[: grid.hop])
+            self._pending -= grid.hop
+            self._next += grid.hop
+        spare = min(self._next, len(self._buffer) - grid.window)
+        self._buffer = self._buffer[spare:].copy() if spare > 0 else self._buffer
+        self._next -= max(0, spare)
+        return np.concatenate(done)
+
+    def flush(self) -> np.ndarray:
+        """The end of the signal: return the rest. The session takes no more."""
+        if self._flushed or self._pending == 0:
+            self._flushed = True
+            return np.zeros(0, np.float32)
+        self._flushed = True
+        # One more chunk of the same length that ends where the signal ends, not one padded with zeros.
+        chunk = self._buffer[-self.grid.window :]
+        new = len(self._buffer) - self._next - (self.grid.window - self.grid.hop)
+        return self._join(self._enhance(chunk, new=max(0, new))[-self._pending :])
+
+    def _new_samples(self) -> int:
+        """Of the next chunk, how many samples at its end no chunk has had before."""
+        return self.grid.hop if self._tail is not None else self.grid.window - self.grid.past
+
+    def _join(self, piece: np.ndarray) -> np.ndarray:
+        """Cross-fade from the last chunk into `piece`; linear, the weights sum to one."""
+        if self._tail is not None:
+            fade = min(len(piece), self.grid.fade)
+            piece = piece.copy()
+            piece[:fade] = piece[:fade] * self._rise[:fade] + self._tail[:fade]
+        return piece
+
+    def _enhance(self, chunk: np.ndarray, new: int) -> np.ndarray:
+        gain = self._gain
+        if gain is None:
+            if new:
+                power = float(np.mean(np.square(chunk[-new:], dtype=np.float64)))
+                self._heard = min(self._heard + new, max(new, int(GAIN_SECONDS * SAMPLE_RATE)))
+                self._power += (power - self._power) * new / self._heard
+            gain = 1.0 / np.sqrt(max(self._power, 1e-20))
+        return self._backend(chunk[None], np.array([gain], np.float32))[0]
+
+
+def unit_rms_gain(x: np.ndarray) -> float:
+    """sqrt(samples / energy) of float (samples,), 1 for silence; in float64, a block at a time."""
+    block = 1 << 20
+    energy = sum(
+        float(np.sum(np.square(x[i : i + block], dtype=np.float64))) for i in range(0, len(x), block)
+    )
+    return float(np.sqrt(len(x) / energy)) if energy > 0 else 1.0
+
+
+def enhance(
+    backend, x: np.ndarray, stitch: str = "crossfade", grid: Grid = Grid(), progress=None
+) -> np.ndarray:
+    """Enhance a whole recording: float32 (samples,) at 16 kHz in, as many out, at the same level.
+
+    Up to 6 s in one pass. Beyond, stitch='crossfade' cuts by `grid` with one gain for the whole
+    recording; stitch='builtin' makes the built-in's hard splices of 2 s windows, each with a gain of
+    its own, for comparison. progress(samples_done, samples) is called after each chunk.
+    """
+    if stitch not in ("crossfade", "builtin"):
+        raise ValueError(f"stitch={stitch!r}: 'crossfade' or 'builtin'")
+    x = np.asarray(x, np.float32)
+    samples = len(x)
+    if samples <= ONE_PASS:
+        padded = np.pad(x, (0, max(0, MINIMUM - samples)))
+        out = backend(padded[None])[0][:samples]
+        if progress:
+            progress(samples, samples)
+        return out
+    out = np.empty(samples, np.float32)
+    if stitch == "builtin":
+        pieces = _builtin_windows(backend, x)
+    else:
+        pieces = _chunks(StreamingSession(backend, grid, unit_rms_gain(x)), x)
+    done = 0
+    for piece in pieces:
+        out[done : done + len(piece)] = piece
+        done += len(piece)
+        if progress and len(piece):
+            progress(done, samples)
+    assert done == samples, (done, samples)
+    return out
+
+
+def _chunks(session: StreamingSession, x: np.ndarray):
+    for start in range(0, len(x), session.grid.hop):
+        yield session.feed(x[start : start + session.grid.hop])
+    yield session.flush()
+
+
+def _builtin_windows(backend, x: np.ndarray):
+    """2 s windows every 1.5 s; of each the first and last 250 ms are dropped.
+
+    The built-in leaves the end of the last window unwritten, up to 250 ms of zeros; here it is kept.
+    """
+    window, stride, dropped = 2 * SAMPLE_RATE, 3 * SAMPLE_RATE // 2, SAMPLE_RATE // 4
+    starts = range(0, len(x) - window + stride, stride)
+    for start in starts:
+        chunk = x[start : start + window]
+        padded = np.pad(chunk, (0, window - len(chunk)))
+        first = 0 if start == 0 else dropped
+        last = len(chunk) if start == starts[-1] else window - dropped
+        yield backend(padded[None])[0][first:last]

@@ -1,0 +1,40 @@
+"""Package metadata; `pip install .` or `pip install .[dev]`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+if __name__ == "__main__":  # ModelScope may import every .py of a model dir
+    setup(
+        name="modelscope_zipenhancer",
+        version="0.1.0",
+        description="ZipEnhancer speech denoising: a fast, clean drop-in for ModelScope's pipeline",
+        long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+        long_description_content_type="text/markdown",
+        license="Apache-2.0",
+        packages=find_packages(include=["modelscope_zipenhancer*"]),
+        package_data={"modelscope_zipenhancer": ["models/*/*"]},
+        python_requires=">=3.10",
+        # Why each is here: docs/deployment.md
+        install_requires=[
+            "modelscope>=1.20",
+            "torch>=2.4",
+            "numpy",
+            "soundfile>=0.12",
+            "soxr",
+            "librosa",
+            "addict",
+            "simplejson",
+            "datasets",
+            "Pillow",
+            "sortedcontainers",
+        ],
+        extras_require={
+            "train": ["torchaudio"],
+            "eval": ["pesq", "pystoi"],
+            "dev": ["pytest", "ruff", "onnx", "onnxruntime", "pesq", "pystoi"],
+        },
+        entry_points={"console_scripts": ["zipenhancer=modelscope_zipenhancer.cli:main"]},
+    )
