@@ -1,6 +1,6 @@
 """Make noisy_speech.wav: speech by espeak-ng, noise by numpy. Needs the program espeak-ng.
 
-    python examples/make_noisy_speech.py
+python examples/make_noisy_speech.py
 """
 
 import subprocess

@@ -235,15 +235,12 @@ class ZipEnhancer(nn.Module):
         to the unit RMS that the network was trained on; by default each item's own. Returns the
         same shape at the same level. A silent item gives silence.
         """
-        samples = waveform.shape[-1]
-        silent = waveform.square().mean(-1, keepdim=True) < SILENCE_POWER
-        gain = unit_rms_gain(waveform) if gain is None else gain[:, None]
-        gain = torch.where(silent, torch.ones_like(gain), gain)
-        padded = nn.functional.pad(waveform * gain, (0, max(0, N_FFT - samples)))
-        mag, pha, _ = mag_pha_stft(padded)
+        return at_unit_rms(self._denoise_scaled, waveform, gain)
+
+    def _denoise_scaled(self, waveform: Tensor, samples: int) -> Tensor:
+        mag, pha, _ = mag_pha_stft(waveform)
         mag, pha, *_ = self(mag, pha)
-        enhanced = mag_pha_istft(mag, pha, length=samples) / gain
-        return torch.where(silent, torch.zeros_like(enhanced), enhanced)
+        return mag_pha_istft(mag, pha, length=samples)
 
 
 # ---- the signal --------------------------------------------------------------------------------
@@ -256,6 +253,20 @@ def unit_rms_gain(waveform: Tensor) -> Tensor:
     2 pi there. So this is not simplified to 1 / rms.
     """
     return torch.sqrt(waveform.shape[-1] / torch.sum(waveform**2.0, dim=-1, keepdim=True))
+
+
+def at_unit_rms(enhance, waveform: Tensor, gain: Tensor = None) -> Tensor:
+    """Call enhance(scaled, samples) on waveforms (B, samples) brought to unit RMS, and undo the gain.
+
+    What `enhance` gets is zero-padded to N_FFT samples if shorter; it returns (B, samples).
+    """
+    samples = waveform.shape[-1]
+    silent = waveform.square().mean(-1, keepdim=True) < SILENCE_POWER
+    gain = unit_rms_gain(waveform) if gain is None else gain[:, None]
+    gain = torch.where(silent, torch.ones_like(gain), gain)
+    padded = nn.functional.pad(waveform * gain, (0, max(0, N_FFT - samples)))
+    enhanced = enhance(padded, samples) / gain
+    return torch.where(silent, torch.zeros_like(enhanced), enhanced)
 
 
 def mag_pha_stft(

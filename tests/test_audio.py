@@ -176,7 +176,10 @@ BAD = {
     "header only": (wav_bytes(np.zeros(0)), "without audio"),
     "half a header": (wav_bytes()[:20], "without audio"),
     "truncated": (wav_bytes()[:4000], "truncated: its header promises 16000 bytes"),
-    "truncated FLAC": (wav_bytes(np.random.default_rng(0).uniform(-1, 1, 9000), container="FLAC")[:9000], "."),
+    "truncated FLAC": (
+        wav_bytes(np.random.default_rng(0).uniform(-1, 1, 9000), container="FLAC")[:9000],
+        ".",
+    ),
     "garbage": (bytes(range(256)) * 20, "headerless PCM"),
     "headerless PCM": (np.rint(TONE * 32768).astype("<i2").tobytes(), r"numpy.frombuffer\(data, '<i2'\)"),
     "NaN": (np.where(np.arange(8000) == 77, np.nan, TONE), "NaN or infinite samples, the first at 77"),
