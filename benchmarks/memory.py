@@ -75,10 +75,8 @@ def main() -> None:
             assert row["class"].startswith("modelscope_zipenhancer."), row
             rtf = row["seconds"] / (minutes * 60)
             above = row["peak"] - row["loaded"]
-            print(
-                f"| {minutes} | {size:.1f} | {row['loaded']:.0f} | {row['peak']:.0f} | {above:.0f} | {rtf:.2f} |",
-                flush=True,
-            )
+            cells = (minutes, f"{size:.1f}", *(f"{m:.0f}" for m in (row["loaded"], row["peak"], above)))
+            print("|", " | ".join(map(str, (*cells, f"{rtf:.2f}"))), "|", flush=True)
 
 
 if __name__ == "__main__":
