@@ -1,0 +1,201 @@
+"""The fast form computes the definition's function, whatever the sizes, threads and callers."""
+
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from modelscope_zipenhancer import fast
+from modelscope_zipenhancer.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.fast import FastNetwork
+from modelscope_zipenhancer.model import ZipEnhancer
+
+TINY_STACK = StackConfig(2, 2, query_dim=8, pos_head_dim=4, value_dim=6, feedforward_dim=96)
+SIZES = {
+    "S": ModelConfig(),
+    "tiny": ModelConfig(channels=16, stacks=(TINY_STACK,) * 2),
+    "unequal factors, two layers, odd numbers of everything": ModelConfig(
+        channels=10,
+        pos_dim=8,
+        stacks=(
+            StackConfig(4, 3, layers=2, heads=3, query_dim=5, pos_head_dim=2, value_dim=3, feedforward_dim=20, kernel=7),
+            StackConfig(1, 2, heads=1, feedforward_dim=12, kernel=3),
+            StackConfig(2, 1, feedforward_dim=40, kernel=31),
+        ),
+    ),
+    "full resolution only": ModelConfig(channels=8, stacks=(StackConfig(feedforward_dim=32),)),
+}
+
+
+def network(size: str = "tiny") -> ZipEnhancer:
+    """Weights that are all different, also where a new network has zeros, ones or halves."""
+    torch.manual_seed(0)
+    model = ZipEnhancer(SIZES[size]).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter) * (0.1 * parameter.std() if parameter.ndim > 1 else 0.03))
+    return model
+
+
+def spectra(batch: int, frames: int):
+    torch.manual_seed(frames)
+    return torch.rand(batch, 201, frames) * 2, (torch.rand(batch, 201, frames) * 2 - 1) * torch.pi
+
+
+def noise(*shape) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.randn(shape) * 0.1
+
+
+def error(result, expected) -> float:
+    return ((result - expected).norm() / expected.norm()).item()
+
+
+def assert_equal_networks(model, form, batch, frames, tolerance=1e-5):
+    mag, pha = spectra(batch, frames)
+    expected_mag, _, expected_complex, *_ = model(mag, pha)
+    result_mag, real, imag = form(mag, pha)
+    assert error(result_mag, expected_mag) < tolerance
+    assert error(torch.stack([real, imag], -1), expected_complex) < tolerance
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch, frames", [(1, 1), (2, 2), (1, 5), (3, 38), (1, 161)])
+def test_it_equals_the_definition(size, batch, frames):
+    model = network(size)
+    assert_equal_networks(model, FastNetwork(model), batch, frames)
+
+
+def test_it_equals_the_definition_over_six_seconds():
+    model = network()
+    assert_equal_networks(model, FastNetwork(model), 1, 961)
+
+
+def test_each_item_of_a_batch_is_as_if_alone():
+    form = FastNetwork(network())
+    mag, pha = spectra(3, 40)
+    mag[1] *= 5
+    together = form(mag, pha)
+    for item in range(3):
+        for all_items, alone in zip(together, form(mag[item : item + 1], pha[item : item + 1])):
+            assert torch.equal(all_items[item], alone[0])
+
+
+def test_inputs_are_left_as_they_are():
+    form = FastNetwork(network())
+    mag, pha = spectra(1, 20)
+    before = mag.clone(), pha.clone()
+    form(mag, pha)
+    assert torch.equal(mag, before[0]) and torch.equal(pha, before[1])
+
+
+def test_lengths_may_follow_each_other_in_any_order():
+    form = FastNetwork(network())
+    first = {frames: form(*spectra(1, frames)) for frames in (50, 7, 120)}
+    for frames in (7, 120, 7, 50):
+        for a, b in zip(form(*spectra(1, frames)), first[frames]):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("part", ["attention", "activations"])
+def test_numbers_beyond_the_range_of_exp_are_computed_all_the_same(part):
+    model = network()
+    for module in model.modules():
+        if part == "attention" and hasattr(module, "linear_pos"):
+            module.in_proj.weight.mul_(40)
+        if part == "activations" and type(module).__name__ == "FeedForward":
+            module.in_proj.weight.mul_(100)
+            module.out_proj.weight.mul_(0.01)
+    assert_equal_networks(model, FastNetwork(model), 1, 30, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 50, 399, 4001, 16000])
+def test_denoise_equals_the_definition(samples):
+    model = network()
+    x = noise(2, samples)
+    x[1] *= 0.01
+    result = FastNetwork(model).denoise(x)
+    assert result.shape == x.shape and error(result, model.denoise(x)) < 1e-4
+
+
+def test_denoise_takes_a_gain():
+    model, x = network(), noise(2, 8000)
+    gain = torch.tensor([3.0, 11.0])
+    assert error(FastNetwork(model).denoise(x, gain), model.denoise(x, gain)) < 1e-4
+
+
+def test_a_silent_item_gives_silence():
+    x = noise(2, 4000)
+    x[0] = 0
+    result = FastNetwork(network()).denoise(x)
+    assert torch.equal(result[0], x[0]) and result[1].abs().max() > 0
+
+
+def test_results_can_be_used_as_ordinary_tensors():
+    form = FastNetwork(network())
+    for tensor in (*form(*spectra(1, 4)), form.denoise(noise(1, 1000))):
+        assert not tensor.is_inference()
+        tensor.add_(1)
+
+
+def test_weights_changed_later_are_not_seen():
+    model = network()
+    form = FastNetwork(model)
+    before = form(*spectra(1, 10))
+    for parameter in model.parameters():
+        parameter.zero_()
+    for a, b in zip(form(*spectra(1, 10)), before):
+        assert torch.equal(a, b)
+
+
+def test_callers_in_several_threads_get_what_one_gets():
+    form = FastNetwork(network())
+    inputs = [spectra(1, frames) for frames in (30, 31, 90, 5)] * 3
+    expected = [form(*x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda x: form(*x), inputs))
+    for result, one in zip(results, expected):
+        assert all(torch.equal(a, b) for a, b in zip(result, one))
+
+
+def run(code: str) -> str:
+    """Run code in a process of its own; what it prints."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_any_number_of_torch_threads_gives_the_same_and_is_left_alone(tmp_path):
+    torch.save(network(), tmp_path / "model.pt")
+    threads = run(
+        f"""
+        import threading, torch
+        from modelscope_zipenhancer.fast import FastNetwork
+
+        form = FastNetwork(torch.load({str(tmp_path / "model.pt")!r}, weights_only=False))
+        x = torch.rand(1, 201, 60), torch.rand(1, 201, 60)
+        results = []
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            results.append(form(*x))
+            seen = [torch.get_num_threads()]
+            new = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+            new.start()
+            new.join()
+            assert seen == [count, count], seen
+        for result in results:
+            assert all((a - b).abs().max() < 1e-4 for a, b in zip(result, results[0]))
+        print("fine")
+        """
+    )
+    assert threads.strip() == "fine"
+
+
+def test_it_runs_where_threads_cannot_be_held_to_a_core(monkeypatch):
+    form = FastNetwork(network())
+    expected = form(*spectra(1, 20))
+    monkeypatch.setattr(fast, "_libtorch", lambda: None)
+    for a, b in zip(form(*spectra(1, 20)), expected):
+        assert error(a, b) < 1e-5
