@@ -15,7 +15,7 @@ from pesq import pesq
 from modelscope_zipenhancer import audio
 from modelscope_zipenhancer.engine import SAMPLE_RATE, Grid, StreamingSession, enhance, unit_rms_gain
 from modelscope_zipenhancer.enhancer import Enhancer
-from modelscope_zipenhancer.evaluate import si_sdr
+from modelscope_zipenhancer.measures import si_sdr
 
 SECONDS = 30
 GRIDS = {  # window, past, ahead, fade in seconds

@@ -175,7 +175,7 @@ class NormAct:
         """Statistics of the jobs, (count, mean, variance) each -> function of (raw rows, scratch)."""
         counts, means, variances = zip(*stats)
         counts = torch.tensor(counts, dtype=torch.float64)[:, None] / sum(counts)
-        means, variances = torch.stack(means).double(), torch.stack(variances).double()
+        means, variances = torch.stack(means), torch.stack(variances)
         mean = (means * counts).sum(0)
         variance = ((variances + (means - mean).square()) * counts).sum(0)
         scale, shift, slope = self.fold(mean, variance)
@@ -186,6 +186,17 @@ class NormAct:
             return torch._prelu_kernel(scaled, slope)
 
         return apply
+
+
+def moments(x: Tensor):
+    """Mean and variance (C,), float64, of x (rows, F, C).
+
+    torch adds float32 up one after the other: so of each bin, then of all bins in float64.
+    """
+    means, variances = torch.batch_norm_update_stats(x.flatten(1), None, None, 0.0)
+    means, variances = means.view(x.shape[1:]).double(), variances.view(x.shape[1:]).double()
+    mean = means.mean(0)
+    return mean, (variances + (means - mean).square()).mean(0)
 
 
 class DenseConv(Conv):
@@ -620,14 +631,11 @@ class Jobs:
 
     def conv(self, inputs, conv: Conv, out: Tensor) -> list:
         """Convolve inputs(start, stop, scratch) into out (T, F, C); the statistics of each slice."""
-        channels = out.shape[-1]
 
         def job(start, stop, scratch):
             y = conv(inputs(start, stop, scratch)).view(stop - start, *out.shape[1:])
             out[start:stop] = y
-            flat = y.view(1, -1, channels, 1).transpose(1, 2)
-            mean, variance = torch.batch_norm_update_stats(flat, None, None, 0.0)
-            return y.numel(), mean, variance
+            return y.numel(), *moments(y)
 
         step = CONV_FLOATS // (conv.weight.shape[1] * out.shape[1])
         return self.slices(job, out.shape[0], step)

@@ -24,7 +24,7 @@ SILENCE = 1 / 32768  # a recording that never exceeds the last of 16 bits
 class Pair:
     """A recording to measure, and its clean twin if there is one; paths."""
 
-    name: str
+    name: str  # its path below its folder, without the suffix
     test: str
     clean: str | None = None
 
@@ -55,7 +55,7 @@ def find_pairs(clean_folder, test_folder, on_error: str = "fail") -> tuple:
             reason = f"no recording of that name below {os.fspath(folder)!r}"
             note_failure(failures, Failure(names[name], "pair", reason), on_error)
     both = sorted(tests.keys() & cleans.keys())
-    return [Pair(os.path.relpath(tests[n], test_folder), tests[n], cleans[n]) for n in both], failures
+    return [Pair(_name(tests[n], test_folder), tests[n], cleans[n]) for n in both], failures
 
 
 def mix_pairs(
@@ -91,8 +91,8 @@ def mix_pairs(
             noisy = speech + gain * noise
             scale = min(1.0, 0.99 / max(np.max(np.abs(noisy)), np.max(np.abs(speech))))
             stems = (os.path.splitext(os.path.basename(path))[0] for path in (clean_path, noise_path))
-            name = "_".join([f"{i:03d}", *stems, f"snr{snr:g}.wav"])
-            pair = Pair(name, *(os.path.join(out_dir, side, name) for side in ("noisy", "clean")))
+            name = "_".join([f"{i:03d}", *stems, f"snr{snr:g}"])
+            pair = Pair(name, *(os.path.join(out_dir, side, f"{name}.wav") for side in ("noisy", "clean")))
             audio.write(pair.test, scale * noisy, SAMPLE_RATE)
             audio.write(pair.clean, scale * speech, SAMPLE_RATE)
             pairs.append(pair)
@@ -104,14 +104,18 @@ def _audio_files(folder) -> dict:
     found = {}
     for base, _, names in sorted(os.walk(folder)):
         for name in sorted(names):
-            stem, suffix = os.path.splitext(os.path.join(base, name))
-            if suffix.lower() in audio.FORMATS:
-                _add(found, os.path.relpath(stem, folder), os.path.join(base, name))
+            path = os.path.join(base, name)
+            if os.path.splitext(name)[1].lower() in audio.FORMATS:
+                _add(found, _name(path, folder), path)
     if not found:
         raise AudioNotFoundError(
             f"no audio below {os.fspath(folder)!r}; known are {', '.join(audio.FORMATS)}"
         )
     return found
+
+
+def _name(path: str, folder) -> str:
+    return os.path.splitext(os.path.relpath(path, folder))[0]
 
 
 def _by_fileid(files: dict) -> dict:

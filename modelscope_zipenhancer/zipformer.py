@@ -95,27 +95,16 @@ class AttentionWeights(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         query, key, pos_query = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, L, D)
-            for part in self.in_proj(x).split(self.split, dim=-1)
-        )
+            part.unflatten(-1, (self.heads, -1)) for part in self.in_proj(x).split(self.split, dim=-1)
+        )  # (N, L, H, D)
         pos_key = self.linear_pos(positions).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)  # (H, D, 2L-1)
-        scores = query @ key.transpose(-1, -2) + skew(pos_query @ pos_key)
+        # The score of position i for j reads offset j - i. A table for each i, so that all sequences
+        # share one product, is cheaper than all 2L-1 offsets for each i, of which L are wanted.
+        place = torch.arange(x.shape[1], device=x.device)
+        table = pos_key[:, :, place - place[:, None] + x.shape[1] - 1].transpose(1, 2)  # (H, L, D, L)
+        relative = (pos_query.permute(2, 1, 0, 3) @ table).permute(2, 0, 1, 3)  # (N, H, L, L)
+        scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1) + relative
         return scores.softmax(dim=-1)
-
-
-def skew(scores: Tensor) -> Tensor:
-    """Relative scores (..., L, 2L-1) to absolute ones (..., L, L): out[i, j] = scores[i, L-1 + j-i].
-
-    For L = 3, row i starts L-1-i later than row 0 would; padding each row by one number
-    and reading the flattened rows 2L-1 at a time moves each row one place:
-
-        offsets   -2 -1  0  1  2 | .        0  1  2 | . -2
-                  -2 -1  0  1  2 | .  ->   -1  0  1 | 2  .      keep the first L columns
-                  -2 -1  0  1  2 | .       -2 -1  0 | 1  2
-    """
-    length = scores.shape[-2]
-    flat = F.pad(scores, (0, 1)).flatten(-2)[..., length - 1 : -1]  # drop the first L-1, and the last pad
-    return flat.unflatten(-1, (length, 2 * length - 1))[..., :length]
 
 
 def attend(weights: Tensor, value: Tensor) -> Tensor:
