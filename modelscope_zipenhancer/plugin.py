@@ -1,0 +1,211 @@
+"""What ModelScope builds: the model class and the pipeline class.
+
+Only here is modelscope imported; activate.py decides whether its registries hold these classes.
+"""
+
+import os
+
+import numpy as np
+from modelscope.models.base import TorchModel
+from modelscope.outputs import OutputKeys
+from modelscope.pipelines.base import Pipeline
+
+from . import audio, engine
+from .activate import register_classes
+from .config import TASK, WEIGHTS_FILE, ModelConfig, model_dir_configuration
+from .model import TorchBackend, ZipEnhancer, load_weights, save_weights, unit_rms_gain
+
+ACTIVE_LEVEL = 10 ** (-25 / 20)  # RMS that audio_norm gives to the louder parts, -25 dBFS
+BLOCK = 1 << 20  # samples that are in float64 at a time: an hour is never float64 as a whole
+LEVELS = ("modelscope", "input")
+
+
+class ZipEnhancerModel(TorchModel):
+    """The network as ModelScope's model: `Model.from_pretrained`, its trainers, `pipeline(model=...)`.
+
+    `model` is the network itself, a ZipEnhancer.
+    """
+
+    group_key = TASK  # ModelScope's registry sets it too; here for instances made without it
+
+    def __init__(self, model_dir: str, *args, **kwargs):
+        """kwargs: configuration.json's `model` section, by which Model.from_pretrained may override
+        the file's, and whatever else ModelScope passes on. Raises ConfigError, CheckpointError,
+        ModelNotFoundError.
+        """
+        super().__init__(model_dir, *args, **kwargs)
+        described = "former_conf" in kwargs
+        self.model = ZipEnhancer(
+            ModelConfig.from_dict(kwargs) if described else ModelConfig.from_model_dir(model_dir)
+        )
+        load_weights(self.model, os.path.join(model_dir, WEIGHTS_FILE))
+        self.eval()
+
+    def forward(self, inputs: dict) -> dict:
+        """inputs: 'noisy' (B, samples), 16 kHz; in training also 'clean', of the same shape.
+
+        Returns 'wav_l2', the enhanced (B, samples); with 'clean', 'loss' and its parts 'log_vars', and
+        'wav_l2' only outside of training, since it costs a second pass.
+        """
+        noisy, outputs = inputs["noisy"], {}
+        if "clean" in inputs:
+            from .train.loop import training_losses
+
+            # The losses expect the scale that the network sees. A silent item has none: as it is.
+            gain = unit_rms_gain(noisy)
+            gain = gain.where(gain.isfinite(), gain.new_ones(()))
+            values = training_losses(self.model, noisy * gain, inputs["clean"] * gain)
+            outputs["loss"] = values["loss"]
+            outputs["log_vars"] = {name: value.item() for name, value in values.items()}
+        if not (self.training and outputs):
+            outputs["wav_l2"] = self.model.denoise(noisy)
+        return outputs
+
+    def save_pretrained(self, target_folder, save_checkpoint_names=None, **kwargs):
+        """Write a model dir that this package and the built-in load; the arguments are TorchModel's."""
+        os.makedirs(target_folder, exist_ok=True)
+        kwargs.setdefault("save_function", lambda model, path, **_: save_weights(model.model, path))
+        if kwargs.get("config") is None:
+            # `cfg` is the configuration.json as read, but ModelScope has put its arguments into `model`.
+            known = self.cfg.to_dict() if hasattr(self, "cfg") else {}
+            model = self.model.config.to_dict()
+            kwargs["config"] = {**model_dir_configuration(self.model.config), **known, "model": model}
+        super().save_pretrained(target_folder, save_checkpoint_names or WEIGHTS_FILE, **kwargs)
+
+
+class ZipEnhancerPipeline(Pipeline):
+    """ModelScope's `acoustic-noise-suppression` pipeline for ZipEnhancer models.
+
+        ans = pipeline(Tasks.acoustic_noise_suppression, model="damo/speech_zipenhancer_...")
+        ans("noisy.wav", output_path="clean.wav")["output_pcm"]  # int16 mono at 16 kHz, as bytes
+
+    Takes what `audio.read` reads, or a list of that, or an MsDataset. Safe to call from several threads.
+
+    `modelscope server` parses the signatures of preprocess, forward and postprocess: it understands
+    plain annotations and defaults only.
+    """
+
+    group_key = TASK
+    SAMPLE_RATE = audio.SAMPLE_RATE
+
+    def __init__(self, model, level="modelscope", stitch="crossfade", **kwargs):
+        """level: 'modelscope', louder parts at -25 dBFS whatever came in, as ModelScope's own pipeline
+        has it; or 'input', the recording's own level. stitch: see `engine.enhance`. Both can also be
+        given in a call. kwargs: as ModelScope's Pipeline takes them; others are ignored.
+        """
+        # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
+        kwargs["preprocessor"] = kwargs.get("preprocessor") or audio.read
+        super().__init__(model=model, **kwargs)
+        if not isinstance(self.model, ZipEnhancerModel):
+            raise TypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
+        self.level, self.stitch = _known_level(level), stitch
+        self.backend = TorchBackend(self.model.model)
+        self._auto_collate = False  # the engine sends chunks to the device, never the whole recording
+        # On the device now: the first call would hold a lock for ever if there is no memory for it.
+        self.prepare_model()
+
+    def _sanitize_parameters(self, **parameters):
+        """Sort a call's parameters; what callers of ModelScope pass besides is ignored."""
+        reading = {"sample_rate": parameters.get("sample_rate")}
+        work = {
+            "level": _known_level(parameters.get("level") or self.level),
+            "stitch": parameters.get("stitch") or self.stitch,
+        }
+        output_path = parameters.get("output_path")
+        if output_path is not None:
+            audio.check_output(output_path)  # now, not after minutes of work
+        return reading, work, {"output_path": output_path}
+
+    def _check_input(self, input):
+        """Everything goes to `audio.read`, which knows more kinds and says what is wrong."""
+
+    def preprocess(self, inputs: object, sample_rate: int = None) -> dict:
+        """Read, mix down, resample and level. sample_rate: that of an array, 16000 by default.
+
+        Returns 'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
+        """
+        x, rate = audio.read(inputs, sample_rate)
+        x = audio.resample(audio.to_mono(x), rate, self.SAMPLE_RATE)
+        first, second = audio_norm_factors(x)
+        noisy = np.empty(len(x), np.float32)
+        for start in range(0, len(x), BLOCK):
+            part = slice(start, start + BLOCK)
+            noisy[part] = x[part].astype(np.float64) * first * second
+        return {"noisy": noisy, "scale": float(first * second)}
+
+    def forward(self, inputs: dict, level: str = "modelscope", stitch: str = "crossfade") -> dict:
+        """Enhance what `preprocess` returned; or lists of that, as `batch_size=` makes them."""
+
+        def enhanced(noisy, scale):
+            y = engine.enhance(self.backend, noisy, stitch=stitch)
+            if level == "input":
+                y /= scale
+            return audio.pcm16(y).tobytes()
+
+        if isinstance(inputs["noisy"], list):
+            pcm = [enhanced(*item) for item in zip(inputs["noisy"], inputs["scale"])]
+        else:
+            pcm = enhanced(inputs["noisy"], inputs["scale"])
+        return {OutputKeys.OUTPUT_PCM: pcm}
+
+    def postprocess(self, inputs: dict, output_path: str = None) -> dict:
+        """Write 'output_pcm' to output_path if there is one; its suffix names the format."""
+        if output_path is not None:
+            audio.write(output_path, np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16), self.SAMPLE_RATE)
+        return inputs
+
+
+def audio_norm_factors(x: np.ndarray) -> tuple:
+    """The two factors by which ModelScope's audio_norm multiplies x (samples,), to its last bit.
+
+    The first brings the RMS to -25 dBFS, the second that of the samples which are then above average.
+    The network reads wrapped phase, so another rounding can be another sound. Silence gets ones.
+    """
+
+    def squares(factor):
+        for start in range(0, len(x), BLOCK):
+            yield np.square(x[start : start + BLOCK].astype(np.float64) * factor)
+
+    rms = (_sum(squares(1.0), len(x)) / len(x)) ** 0.5
+    if rms == 0.0:
+        return 1.0, 1.0
+    first = ACTIVE_LEVEL / rms
+    average = _sum(squares(first), len(x)) / len(x)
+    louder = sum(int(np.count_nonzero(block > average)) for block in squares(first))
+    if louder == 0:  # all samples are equally loud
+        return first, 1.0
+    rms = (_sum((block[block > average] for block in squares(first)), louder) / louder) ** 0.5
+    return first, ACTIVE_LEVEL / rms
+
+
+def _sum(blocks, count: int) -> np.float64:
+    """numpy's sum of the `count` values in an iterator of blocks, without having them all at once.
+
+    numpy adds halves, halved again down to 128 values; so does this, down to BLOCK, for equal bits.
+    """
+    left = np.empty(0)
+
+    def take(n):
+        nonlocal left
+        while len(left) < n:
+            left = np.concatenate([left, next(blocks)])
+        taken, left = left[:n], left[n:]
+        return taken
+
+    def halves(n):
+        if n <= BLOCK:
+            return np.add.reduce(take(n))
+        half = n // 2
+        half -= half % 8
+        return halves(half) + halves(n - half)
+
+    return halves(count)
+
+
+def _known_level(level: str) -> str:
+    if level not in LEVELS:
+        raise ValueError(f"level={level!r}: {' or '.join(map(repr, LEVELS))}")
+    return level
+
+
+register_classes()
