@@ -58,6 +58,7 @@ class RelativePositions(nn.Module):
         self.pos_dim = pos_dim
         self.pe = torch.zeros(0, pos_dim)
 
+    @torch.inference_mode(False)  # else a table made at inference would be unusable in training
     def extend_pe(self, x: Tensor) -> None:
         """Make the table long enough for x.shape[0] positions; traced graphs keep that length."""
         length = x.shape[0]

@@ -367,6 +367,13 @@ def test_with_clean_speech_the_model_returns_what_modelscopes_trainers_need(mode
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_a_pipeline_that_has_run_can_still_be_trained(quick_model_dir):
+    ans = pipeline(Tasks.acoustic_noise_suppression, model=quick_model_dir, device="cpu")
+    ans(SPEECH)
+    x = torch.from_numpy(SPEECH)[None]
+    ans.model.train()({"noisy": x, "clean": x})["loss"].backward()
+
+
 def saved_plainly(model, path):
     torch.save(model.state_dict(), path)  # as ModelScope's trainers do
 
