@@ -58,10 +58,8 @@ def run_enhance(args) -> int:
         raise_same(output)
     enhancer = Enhancer.from_pretrained(args.model, args.device)
     started = time.perf_counter()
-    waveform = enhancer(args.input)
-    enhancer.save(output, waveform)
+    seconds = enhancer.enhance_file(args.input, output)
     spent = time.perf_counter() - started
-    seconds = len(waveform) / enhancer.sample_rate
     print(
         f"{output}: {seconds:.1f} s of audio enhanced in {spent:.1f} s "
         f"(RTF {spent / seconds:.2f}) with model {args.model}"

@@ -1,59 +1,184 @@
 """Enhancer: a model, whatever runs it, and recordings of any kind."""
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from . import audio, engine
-from .errors import ModelNotFoundError
+from .bandwidth import with_high_band
+from .errors import ModelNotFoundError, OptionError
+from .streaming import AHEAD_MS, CHUNK_MS, PAST_MS, Stream, check_rate, fit, stream_grid
 
 MODELS = Path(__file__).parent / "models"  # bundled, by name
 HUB_ID = "damo/speech_zipenhancer_ans_multiloss_16k_base"
+BACKENDS = ("torch",)
+BANDWIDTHS = ("low", "full")
 
 
 class Enhancer:
-    """Denoises recordings.
+    """Denoises recordings and streams.
 
         enhancer = Enhancer.from_pretrained("tiny")
-        enhancer.save("clean.wav", enhancer("noisy.wav"))
+        enhancer.enhance_file("noisy.wav", "clean.wav")
+        clean = enhancer("noisy.wav", output_rate=16000, mono=True)  # float32 (samples,)
 
     Safe to call from several threads.
+
+    Options of the calls:
+    output_rate: Hz of what comes back; by default that of what came in.
+    mono: mix the channels first. By default each is enhanced by itself, with a gain of its own.
+    strength: dB by which noise is turned down at most, 0 or more: 12 leaves a quiet room where the
+        default, None, leaves nothing. The input is mixed in again, sample by sample in phase:
+        enhanced + 10 ** (-strength / 20) * (input - enhanced).
+    bandwidth: 'low', the network's 16 kHz: nothing above 8 kHz is left; or 'full', for inputs beyond
+        that: what is above 8 kHz stays, as loud as the band below it was left (bandwidth.py).
+    progress: called as progress(samples done, samples), of all channels at 16 kHz.
     """
 
-    sample_rate = audio.SAMPLE_RATE
+    sample_rate = audio.SAMPLE_RATE  # of the network
 
     def __init__(self, backend):
         """backend: float32 (batch, samples) at 16 kHz[, gain (batch,)] -> the same shape and level."""
         self.backend = backend
 
     @classmethod
-    def from_pretrained(cls, model: str = "tiny", device: str | None = None) -> "Enhancer":
+    def from_pretrained(
+        cls, model: str = "tiny", device: str | None = None, backend: str = "torch"
+    ) -> "Enhancer":
         """Load a bundled model by name, a model dir, or a model of the ModelScope hub by its id.
 
         device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one. Raises
-        ModelNotFoundError, ConfigError or CheckpointError.
+        ModelNotFoundError, ConfigError, CheckpointError or OptionError.
         """
+        if backend not in BACKENDS:
+            raise OptionError(f"unknown backend {backend!r}, known are: {', '.join(BACKENDS)}")
         import torch
 
         from .model import TorchBackend, load_model
 
+        folder = find_model(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(TorchBackend(load_model(find_model(model), device)))
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one kind for it
+            reason = str(error).split("\n")[0]
+            raise OptionError(f"device {device!r} can't be used: {reason}") from error
+        return cls(TorchBackend(load_model(folder, device)))
 
-    def __call__(self, source, sample_rate: int | None = None, progress=None) -> np.ndarray:
-        """Enhance what `audio.read` reads; returns float32 (samples,), mono, 16 kHz, at its own level.
+    def __call__(self, source, sample_rate: int | None = None, **options) -> np.ndarray:
+        """Enhance what `audio.read` reads; returns float32 at its own level, rate and channels.
 
-        sample_rate is that of an array or tensor, 16000 unless given. progress(done, samples) is
-        called as the work goes on. Raises AudioError, AudioNotFoundError or FetchError.
+        Of one channel (samples,), of more (samples, channels); exactly as many samples as came in.
+        sample_rate is that of an array or tensor, 16000 unless given. options: see the class. Raises
+        AudioError, AudioNotFoundError, FetchError or OptionError.
         """
-        x, rate = audio.read(source, sample_rate)
-        x = audio.resample(audio.to_mono(x), rate, self.sample_rate)
-        return engine.enhance(self.backend, x, progress=progress)
+        y = self.enhance(*audio.read(source, sample_rate), **options)
+        return y[:, 0] if y.shape[1] == 1 else y
 
-    def save(self, path, waveform: np.ndarray) -> None:
-        """Write 16-bit audio at 16 kHz; the suffix names the format. Raises OutputError."""
-        audio.write(path, waveform, self.sample_rate)
+    def enhance(
+        self,
+        x: np.ndarray,
+        rate: int,
+        *,
+        output_rate: int | None = None,
+        mono: bool = False,
+        strength: float | None = None,
+        bandwidth: str = "low",
+        progress=None,
+    ) -> np.ndarray:
+        """Enhance float32 (samples, channels) at `rate`, as `audio.read` returns it; keeps the axes.
+
+        At another output_rate there are ceil(samples * output_rate / rate) samples.
+        """
+        check_options(output_rate, strength, bandwidth)
+        check_rate(rate)
+        target = int(output_rate or rate)
+        backend = limited(self.backend, strength)
+        x = audio.to_mono(x)[:, None] if mono else x
+        channels = x.shape[1]
+        out = np.empty((-(-len(x) * target // rate), channels), np.float32)
+        for i in range(channels):
+
+            def report(done, samples, before=i):
+                progress(before * samples + done, channels * samples)
+
+            noisy = audio.resample(x[:, i], rate, self.sample_rate)
+            clean, clean_rate = engine.enhance(backend, noisy, progress=progress and report), self.sample_rate
+            if bandwidth == "full" and min(rate, target) > self.sample_rate:
+                clean, clean_rate = with_high_band(x[:, i], rate, noisy, clean), rate
+            out[:, i] = fit(audio.resample(clean, clean_rate, target), len(out))
+        return out
+
+    def batch(self, sources: Iterable, sample_rate: int | None = None, **options) -> Iterator:
+        """Yield the enhanced of each source, in order, one at a time: memory doesn't grow with them.
+
+        A source that can't be read raises when its turn comes.
+        """
+        return (self(source, sample_rate, **options) for source in sources)
+
+    def enhance_file(self, source, path, **options) -> float:
+        """Enhance what `audio.read` reads into a file, at the right rate; returns its seconds.
+
+        Raises OutputError before the work if the path can't be written, else as a call does.
+        """
+        audio.check_output(path)
+        x, rate = audio.read(source)
+        y = self.enhance(x, rate, **options)
+        rate = int(options.get("output_rate") or rate)
+        self.save(path, y, rate)
+        return len(y) / rate
+
+    def save(self, path, waveform: np.ndarray, sample_rate: int) -> None:
+        """Write 16-bit audio, (samples,) or (samples, channels); the suffix names the format.
+
+        An array doesn't know its rate, and a wrong one is slow motion: so it must be said. Raises
+        OutputError.
+        """
+        audio.write(path, waveform, check_rate(sample_rate))
+
+    def stream(
+        self,
+        chunk_ms: float = CHUNK_MS,
+        past_ms: float = PAST_MS,
+        ahead_ms: float = AHEAD_MS,
+        sample_rate: int = audio.SAMPLE_RATE,
+        channels: int = 1,
+        strength: float | None = None,
+    ) -> Stream:
+        """A session for audio that keeps arriving: `feed`, `flush`, `latency_ms`; content up to 8 kHz.
+
+        chunk_ms: new audio in a step; past_ms and ahead_ms: context before and after it. Less chunk and
+        ahead is less latency; less chunk or more past is more work for a second of audio; less context
+        is less quality. sample_rate and channels: of what goes in and of what comes out.
+        """
+        check_options(None, strength, "low")
+        grid = stream_grid(chunk_ms, past_ms, ahead_ms)
+        return Stream(limited(self.backend, strength), grid, sample_rate, channels)
+
+
+def check_options(output_rate: int | None, strength: float | None, bandwidth: str) -> None:
+    """OptionError if an option of Enhancer is out of range."""
+    if output_rate is not None:
+        check_rate(output_rate)
+    if strength is not None and not strength >= 0:
+        raise OptionError(f"strength={strength}: the dB by which noise is turned down at most, 0 or more")
+    if bandwidth not in BANDWIDTHS:
+        raise OptionError(f"bandwidth={bandwidth!r}: 'low' or 'full'")
+
+
+def limited(backend, strength: float | None):
+    """The backend that turns noise down by `strength` dB at most, by mixing the input in again."""
+    left = 0.0 if strength is None else 10 ** (-strength / 20)
+    if left == 0.0:
+        return backend
+
+    def mixed(waveform, *gain):
+        enhanced = backend(waveform, *gain)
+        return enhanced + np.float32(left) * (waveform - enhanced)
+
+    return mixed
 
 
 def find_model(name: str) -> str:

@@ -35,3 +35,7 @@ class ModelNotFoundError(ZipEnhancerError, FileNotFoundError):
 
 class CheckpointError(ZipEnhancerError, ValueError):
     """Weights that are unreadable or belong to another network."""
+
+
+class OptionError(ZipEnhancerError, ValueError):
+    """An argument that can't be: a strength out of range, an unknown backend, no such device."""

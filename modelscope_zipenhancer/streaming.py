@@ -1,0 +1,175 @@
+"""Audio that keeps arriving, at any rate and in blocks of any size: the engine between two resamplers.
+
+The network sees both ways in time, so enhancing a stream means waiting for a chunk of it: `latency_ms`.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import soxr
+
+from .engine import SAMPLE_RATE, Grid, StreamingSession
+from .errors import AudioError, OptionError
+
+# The default grid: a window of 2 s every second.
+CHUNK_MS = 1000.0  # new audio in a step
+PAST_MS = 750.0  # heard before it
+AHEAD_MS = 200.0  # waited for after it
+FADE_MS = 50.0  # from one chunk into the next
+
+
+def stream_grid(chunk_ms: float = CHUNK_MS, past_ms: float = PAST_MS, ahead_ms: float = AHEAD_MS) -> Grid:
+    """The engine's grid for these durations; OptionError if it can't be.
+
+    Its latency is chunk + ahead + fade, its work for a second of audio window / chunk.
+    """
+    if not (chunk_ms >= 1 and past_ms >= 0 and ahead_ms >= 0):
+        raise OptionError(
+            f"chunk_ms={chunk_ms}, past_ms={past_ms}, ahead_ms={ahead_ms}: "
+            "the chunk must be 1 or more, the others not negative"
+        )
+    chunk, past, ahead, fade = (
+        round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, past_ms, ahead_ms, min(FADE_MS, chunk_ms))
+    )
+    return Grid(past + chunk + fade + ahead, past, ahead, fade)
+
+
+class Stream:
+    """`feed` blocks, `flush` at the end; what comes back is exactly as long as what went in.
+
+    It doesn't depend on the sizes of the blocks. For one stream, fed by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        backend,
+        grid: Grid,
+        sample_rate: int = SAMPLE_RATE,
+        channels: int = 1,
+        gain: float | None = None,
+    ):
+        """backend: as `engine` has it. sample_rate: in Hz, of the blocks that go in and come out.
+
+        gain: the factor to unit RMS where the whole recording's is known; else each channel's follows
+        its level slowly.
+        """
+        self.sample_rate, self.channels = check_rate(sample_rate), channels
+        if channels < 1:
+            raise OptionError(f"channels={channels}: 1 or more")
+        self._grid = grid
+        self._lanes = [_Lane(backend, grid, sample_rate, gain) for _ in range(channels)]
+
+    @property
+    def latency_ms(self) -> float:
+        """The longest that a sample is held back, in ms; the time for computing comes on top."""
+        rate = self.sample_rate
+        seconds = resampler_delay(rate, SAMPLE_RATE) + resampler_delay(SAMPLE_RATE, rate)
+        return 1000 * (seconds + self._grid.latency / SAMPLE_RATE)
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        """Take the next samples, return the finished ones: any number, perhaps none, float32.
+
+        block: (samples,) or (samples, channels), float at full scale +-1 or signed integer. What comes
+        back has as many axes. Raises AudioError for a block that doesn't fit or holds NaN; the stream
+        can go on after that.
+        """
+        block = self._checked(block)
+        lanes = block[:, None] if block.ndim == 1 else block
+        return self._joined([lane.feed(lanes[:, i]) for i, lane in enumerate(self._lanes)], block.ndim)
+
+    def flush(self) -> np.ndarray:
+        """The end: return the rest, (samples,) of one channel, (samples, channels) of more."""
+        return self._joined([lane.flush() for lane in self._lanes], 1 if self.channels == 1 else 2)
+
+    def run(self, blocks):
+        """Yield enhanced blocks for an iterable of blocks, the rest at its end."""
+        for block in blocks:
+            if len(enhanced := self.feed(block)):
+                yield enhanced
+        yield self.flush()
+
+    async def run_async(self, blocks):
+        """`run` for an asynchronous iterable; the event loop goes on while the network computes."""
+        import asyncio
+
+        async for block in blocks:
+            if len(enhanced := await asyncio.to_thread(self.feed, block)):
+                yield enhanced
+        yield await asyncio.to_thread(self.flush)
+
+    def _joined(self, lanes: list, axes: int) -> np.ndarray:
+        return lanes[0] if axes == 1 else np.stack(lanes, axis=1)
+
+    def _checked(self, block) -> np.ndarray:
+        block = np.asarray(block)
+        if np.issubdtype(block.dtype, np.signedinteger):
+            block = block / -float(np.iinfo(block.dtype).min)
+        if not np.issubdtype(block.dtype, np.floating):
+            raise AudioError(f"a block of {block.dtype}: expected float or signed integer samples")
+        wanted = "(samples,)" if self.channels == 1 else f"(samples, {self.channels})"
+        if block.shape[1:] != (self.channels,) and (self.channels > 1 or block.ndim != 1):
+            raise AudioError(f"a block of shape {block.shape}: this stream takes {wanted}")
+        if not np.isfinite(block).all():
+            raise AudioError("a block with NaN or infinite samples: replace them (numpy.nan_to_num)")
+        return block.astype(np.float32, copy=False)
+
+
+class _Lane:
+    """One channel: resampled to the network's rate, enhanced, resampled back, exactly as long."""
+
+    def __init__(self, backend, grid: Grid, rate: int, gain: float | None):
+        self._session = StreamingSession(backend, grid, gain)
+        self._down = self._up = None
+        if rate != SAMPLE_RATE:
+            self._down = soxr.ResampleStream(rate, SAMPLE_RATE, 1)
+            self._up = soxr.ResampleStream(SAMPLE_RATE, rate, 1)
+        self._held = 0  # samples that came in and have not come back
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        self._held += len(block)
+        if self._down is None:
+            enhanced = self._session.feed(block)
+        else:
+            block = self._down.resample_chunk(np.ascontiguousarray(block))
+            enhanced = self._up.resample_chunk(self._session.feed(block))
+        self._held -= len(enhanced)
+        return enhanced
+
+    def flush(self) -> np.ndarray:
+        if self._down is None or self._held == 0:
+            rest = self._session.flush()
+        else:
+            end = self._down.resample_chunk(np.zeros(0, np.float32), last=True)
+            end = np.concatenate([self._session.feed(end), self._session.flush()])
+            rest = fit(self._up.resample_chunk(end, last=True), self._held)
+        self._held = 0
+        return rest
+
+
+def fit(x: np.ndarray, samples: int) -> np.ndarray:
+    """Cut (samples,) or add zeros to exactly `samples`: a resampler rounds a length up or down."""
+    return np.pad(x[:samples], (0, max(0, samples - len(x))))
+
+
+def check_rate(rate: int) -> int:
+    """The rate in Hz if it can be one, else OptionError."""
+    if not 1000 <= rate <= 768_000 or rate != int(rate):
+        raise OptionError(f"a sample rate of {rate} Hz: expected a whole number from 1000 to 768000")
+    return int(rate)
+
+
+@lru_cache(maxsize=64)
+def resampler_delay(rate: int, target: int) -> float:
+    """The longest that soxr's stream holds a sample back, in seconds; found by trying.
+
+    It computes in blocks of its own, so this is three to ten times its filter's delay.
+    """
+    if rate == target:
+        return 0.0
+    resampler = soxr.ResampleStream(rate, target, 1)
+    block = np.zeros(max(1, rate // 1000), np.float32)
+    returned, longest = 0, 0.0
+    for fed in range(0, 2 * rate, len(block)):
+        longest = max(longest, (fed + len(block)) / rate - returned / target)
+        returned += len(resampler.resample_chunk(block))
+    return longest
