@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .config import WEIGHTS_FILE, ModelConfig, StackConfig
 from .errors import CheckpointError, ModelNotFoundError
 from .files import replacing
-from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer
+from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer, unflatten
 
 SAMPLE_RATE = 16000
 N_FFT = 400  # 25 ms, 201 bins of 40 Hz; also the window's length
@@ -75,7 +75,7 @@ class SubPixelConv(nn.Module):
         self.conv1 = nn.Conv2d(channels, 2 * channels, (1, 3), padding=(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv1(x).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2).flatten(-2)
+        return unflatten(self.conv1(x), 1, (-1, 2)).permute(0, 1, 3, 4, 2).flatten(-2)
 
 
 class MagnitudeDecoder(nn.Module):
@@ -146,9 +146,9 @@ class DualPathBlock(nn.Module):
         f_positions = self.encoder_pos(x[0, 0])
         t_positions = self.encoder_pos(x[0, :, 0])
         for f_layer, t_layer in zip(self.f_layers, self.t_layers):
-            x = by_rows(f_layer, bypass, x.flatten(0, 1), f_positions).unflatten(0, (batch, -1))
+            x = unflatten(by_rows(f_layer, bypass, x.flatten(0, 1), f_positions), 0, (batch, -1))
             x = x.transpose(1, 2)  # (B, F, T, C)
-            x = by_rows(t_layer, bypass, x.flatten(0, 1), t_positions).unflatten(0, (batch, -1))
+            x = unflatten(by_rows(t_layer, bypass, x.flatten(0, 1), t_positions), 0, (batch, -1))
             x = x.transpose(1, 2)
         return x
 

@@ -46,6 +46,12 @@ class Bypass(nn.Module):
         return x + (y - x) * self.bypass_scale
 
 
+def unflatten(x: Tensor, dim: int, sizes: tuple) -> Tensor:
+    """x.unflatten(dim, sizes), in such a way that torch's TorchScript ONNX exporter keeps the rank."""
+    dim %= x.ndim
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
 class RelativePositions(nn.Module):
     """Encoding of the offsets between positions: (L,) -> (2L-1, pos_dim), offset -(L-1) first.
 
@@ -96,9 +102,9 @@ class AttentionWeights(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         query, key, pos_query = (
-            part.unflatten(-1, (self.heads, -1)) for part in self.in_proj(x).split(self.split, dim=-1)
+            unflatten(part, -1, (self.heads, -1)) for part in self.in_proj(x).split(self.split, dim=-1)
         )  # (N, L, H, D)
-        pos_key = self.linear_pos(positions).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)  # (H, D, 2L-1)
+        pos_key = unflatten(self.linear_pos(positions), -1, (self.heads, -1)).permute(1, 2, 0)  # (H, D, 2L-1)
         # The score of position i for j reads offset j - i. A table for each i, so that all sequences
         # share one product, is cheaper than all 2L-1 offsets for each i, of which L are wanted.
         place = torch.arange(x.shape[1], device=x.device)
@@ -110,7 +116,7 @@ class AttentionWeights(nn.Module):
 
 def attend(weights: Tensor, value: Tensor) -> Tensor:
     """Apply weights (N, H, L, L) to values (N, L, H*D)."""
-    value = value.unflatten(-1, (weights.shape[1], -1)).transpose(1, 2)  # (N, H, L, D)
+    value = unflatten(value, -1, (weights.shape[1], -1)).transpose(1, 2)  # (N, H, L, D)
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
@@ -225,6 +231,7 @@ class Downsample(nn.Module):
         x = x.transpose(0, dim)  # (L, ...)
         last = x[-1:].expand(factor - 1, *x.shape[1:])
         x = torch.cat([x, last])  # a last, incomplete group is filled with the last position
-        x = x[: x.shape[0] // factor * factor].unflatten(0, (-1, factor))
+        x = x[: x.shape[0] // factor * factor]
+        x = unflatten(x, 0, (-1, factor))
         x = (x * self.bias.softmax(0).view(-1, *[1] * (x.ndim - 2))).sum(1)
         return x.transpose(0, dim)
