@@ -25,6 +25,7 @@ if __name__ == "__main__":  # ModelScope may import every .py of a model dir
             "soundfile>=0.12",
             "soxr",
             "librosa",
+            "tqdm",
             "addict",
             "simplejson",
             "datasets",
@@ -32,9 +33,10 @@ if __name__ == "__main__":  # ModelScope may import every .py of a model dir
             "sortedcontainers",
         ],
         extras_require={
+            "plot": ["matplotlib"],
             "train": ["torchaudio"],
             "eval": ["pesq", "pystoi"],
-            "dev": ["pytest", "ruff", "onnx", "onnxruntime", "pesq", "pystoi"],
+            "dev": ["pytest", "ruff", "matplotlib", "onnx", "onnxruntime", "pesq", "pystoi"],
         },
         entry_points={"console_scripts": ["zipenhancer=modelscope_zipenhancer.cli:main"]},
     )

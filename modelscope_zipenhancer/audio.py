@@ -8,7 +8,10 @@ import binascii
 import io
 import os
 import re
+import shutil
 import struct
+import subprocess
+import tempfile
 import time
 import urllib.request
 
@@ -32,6 +35,15 @@ FORMATS = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".aiff": ("AIFF", "PCM_16"),
     ".aif": ("AIFF", "PCM_16"),
+}
+# what a container that libsndfile can't read has at an offset of its start -> (ffmpeg's name, ours)
+CONTAINERS = {
+    (4, b"ftyp"): ("mov", "an MP4 container"),
+    (0, b"\x1a\x45\xdf\xa3"): ("matroska", "a WebM or Matroska container"),
+    (0, b"\x30\x26\xb2\x75"): ("asf", "a WMA container"),
+    (0, b"#!AMR"): ("amr", "AMR audio"),
+    (0, b"\xff\xf1"): ("aac", "AAC audio"),
+    (0, b"\xff\xf9"): ("aac", "AAC audio"),
 }
 _RAW_REMEDY = (
     "If it is headerless PCM, its rate and sample type can't be known: give it a WAV header "
@@ -140,7 +152,22 @@ def write(path, x: np.ndarray, sample_rate: int) -> None:
         with replacing(path) as temporary:
             soundfile.write(temporary, x, sample_rate, format=container, subtype=subtype)
     except (OSError, soundfile.SoundFileError, ValueError) as error:
-        raise OutputError(f"{path!r} can't be written: {error}") from error
+        # libsndfile says "System error." of a full disk
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+        raise OutputError(
+            f"{path!r} can't be written: {error} ({free / 1e6:.0f} MB are free there)"
+        ) from error
+
+
+def encode(x: np.ndarray, sample_rate: int, suffix: str = ".wav") -> bytes:
+    """What `write` would write, as bytes."""
+    container, subtype = FORMATS[suffix]
+    file = io.BytesIO()
+    try:
+        soundfile.write(file, pcm16(x), sample_rate, format=container, subtype=subtype)
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise OutputError(f"{suffix} can't be written: {error}") from error
+    return file.getvalue()
 
 
 def fetch(url: str) -> bytes:
@@ -168,6 +195,10 @@ def _decode(file, name: str) -> tuple:
         file = _whole_wav(file, start, name)
     else:
         file.seek(start)
+        for (offset, magic), (demuxer, kind) in CONTAINERS.items():
+            if head[offset:].startswith(magic):
+                file = _whole_wav(io.BytesIO(_by_ffmpeg(file, demuxer, kind, name)), 0, name)
+                break
     try:
         with soundfile.SoundFile(file) as sound:
             rate, promised = sound.samplerate, sound.frames
@@ -177,6 +208,42 @@ def _decode(file, name: str) -> tuple:
     if 0 < len(x) < promised < 1 << 60:  # unknown lengths are reported as huge ones
         raise AudioError(f"{name} is truncated: {len(x)} of {promised} samples are there")
     return _checked(x, name), rate
+
+
+def _by_ffmpeg(file, demuxer: str, kind: str, name: str) -> bytes:
+    """The first audio track as the bytes of a WAV file, by the program ffmpeg.
+
+    The demuxer is named, and only files may be opened: a recording can't make ffmpeg read others.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise AudioError(
+            f"{name} is {kind}, which libsndfile can't read: install ffmpeg, which is used if it is there, "
+            "or convert it to WAV"
+        )
+    with tempfile.TemporaryDirectory() as folder:  # MP4 needs a file that can be sought in
+        path = os.path.join(folder, "recording")
+        with open(path, "wb") as copy:
+            shutil.copyfileobj(file, copy)
+        command = [
+            program,
+            "-nostdin",
+            "-v",
+            "error",
+            "-protocol_whitelist",
+            "file",
+            "-f",
+            demuxer,
+            "-i",
+            path,
+        ]
+        command += ["-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", os.path.join(folder, "out.wav")]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+            raise AudioError(f"{name} is {kind} that ffmpeg can't read ({said})")
+        with open(os.path.join(folder, "out.wav"), "rb") as wav:
+            return wav.read()
 
 
 def _whole_wav(file, start: int, name: str):

@@ -1,76 +1,106 @@
-"""The `zipenhancer` command. Only here does the package print."""
+"""The `zipenhancer` command. Only the command's files print: cli*.py, evaluate.py, train/."""
 
 import argparse
+import json
 import os
 import sys
-import time
 
-from . import __version__
-from .errors import ZipEnhancerError
+from . import __version__, cli_enhance
+from .cli_enhance import complain
+from .errors import OptionError, ZipEnhancerError
+
+EXIT_CODES = """exit codes:
+  0    everything is done
+  1    something failed: each failure is a line on stderr
+  2    called wrongly: nothing has been done
+  130  interrupted (Ctrl-C): what is done stays, --resume goes on from there"""
+
+EXAMPLES = """examples:
+  zipenhancer enhance noisy.wav -o clean.wav
+  zipenhancer enhance recordings/ -o clean/ --jobs 4 --resume
+  zipenhancer enhance 'recordings/**/*.flac' -o clean/ --format wav
+  zipenhancer enhance talk.wav -o clean.wav --strength 15 --plot talk.png
+  zipenhancer enhance - < noisy.wav > clean.wav
+  arecord -t raw -f S16_LE -r 48000 | zipenhancer enhance - --rate 48000 |
+    aplay -t raw -f S16_LE -r 48000
+"""
 
 
 def main(argv: list | None = None) -> int:
-    """Run the command; returns the exit code: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
+    """Run the command; returns the exit code, see EXIT_CODES."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = make_parser(argv).parse_args(argv)
+    try:
+        return args.run(args)
+    except OptionError as error:
+        return complain(error, 2)
+    except ZipEnhancerError as error:
+        return complain(error, 1)
+    except BrokenPipeError:
+        # Python would complain again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return complain("the reader of stdout has gone", 1)
+    except KeyboardInterrupt:
+        return complain("interrupted, nothing was written", 130)
+
+
+def make_parser(argv: list) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="zipenhancer", description="Remove noise from recordings of speech."
+        prog="zipenhancer",
+        description="Remove noise from recordings of speech.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    enhance = commands.add_parser("enhance", help="denoise a recording")
-    enhance.add_argument("input", help="an audio file or a URL")
-    enhance.add_argument("-o", "--output", help="default: INPUT's name with _enhanced.wav, here")
-    enhance.add_argument(
-        "--model",
-        default="tiny",
-        help="'tiny' (bundled, the default), a hub id such as "
-        "damo/speech_zipenhancer_ans_multiloss_16k_base, or a model dir",
+    enhance = commands.add_parser(
+        "enhance",
+        help="denoise recordings",
+        description="Denoise recordings: files, URLs, folders with all below them, globs, or stdin.",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    enhance.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-    enhance.set_defaults(run=run_enhance)
+    cli_enhance.add_arguments(enhance)
+    enhance.set_defaults(run=cli_enhance.run)
+
+    info = commands.add_parser("info", help="what a model is: size, cost, hash of its weights")
+    info.add_argument("model", nargs="?", default="tiny", help="as enhance's --model (tiny)")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    info.set_defaults(run=run_info)
+
+    evaluate = commands.add_parser("evaluate", help="measure how good the enhanced recordings are")
+    if "evaluate" in argv:  # else its imports would slow every command down
+        from . import evaluate as module
+
+        module.add_arguments(evaluate)
+        evaluate.set_defaults(run=module.run)
 
     for name, text in (
         ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
         ("deactivate", "take that back"),
     ):
-        command = commands.add_parser(name, help=text)
-        command.set_defaults(run=run_activate)
-
-    args = parser.parse_args(argv)
-    try:
-        return args.run(args)
-    except ZipEnhancerError as error:
-        print(f"zipenhancer: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("zipenhancer: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        commands.add_parser(name, help=text).set_defaults(run=run_activate)
+    return parser
 
 
-def run_enhance(args) -> int:
-    from . import audio
-    from .enhancer import Enhancer
+def run_info(args) -> int:
+    from .card import describe
 
-    stem = os.path.splitext(os.path.basename(args.input.rstrip("/")))[0]
-    output = args.output or f"{stem}_enhanced.wav"
-    audio.check_output(output)
-    if os.path.exists(args.input) and os.path.exists(output) and os.path.samefile(args.input, output):
-        raise_same(output)
-    enhancer = Enhancer.from_pretrained(args.model, args.device)
-    started = time.perf_counter()
-    seconds = enhancer.enhance_file(args.input, output)
-    spent = time.perf_counter() - started
+    card = describe(args.model)
+    if args.json:
+        print(json.dumps(card, indent=1))
+        return 0
+    stacks = ", ".join(f"{s['time_factor']}x{s['freq_factor']}" for s in card["stacks"])
+    print(f"model       {card['model']}, in {card['folder']}")
     print(
-        f"{output}: {seconds:.1f} s of audio enhanced in {spent:.1f} s "
-        f"(RTF {spent / seconds:.2f}) with model {args.model}"
+        f"parameters  {card['parameters']:,} in {len(card['stacks'])} stacks (downsampling {stacks}), ",
+        end="",
     )
+    print(f"{card['channels']} channels")
+    print(f"cost        {card['flops_per_second'] / 1e9:.2f} GFLOPs for a second of audio at 16 kHz")
+    print(f"weights     {card['checkpoint']}, {card['bytes'] / 1e6:.2f} MB")
+    print(f"sha256      {card['sha256']}")
     return 0
-
-
-def raise_same(path: str):
-    from .errors import OutputError
-
-    raise OutputError(f"the output {path!r} is the input: name another with -o")
 
 
 def run_activate(args) -> int:

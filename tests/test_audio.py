@@ -223,6 +223,57 @@ def test_a_file_open_as_text_is_refused(tmp_path):
         audio.read(file)
 
 
+# ---- containers that need ffmpeg ----------------------------------------------------------------
+
+MP4 = b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(100)
+
+
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """A program of that name: `says(script)` decides what it does; it gets the output's name last."""
+    if os.name == "nt":
+        pytest.skip("a shell script")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def says(script):
+        (folder / "ffmpeg").write_text(f"#!/bin/sh\nfor out; do :; done\n{script}\n")
+        (folder / "ffmpeg").chmod(0o755)
+
+    return says
+
+
+@pytest.mark.parametrize(
+    "head, demuxer",
+    [(MP4, "mov"), (b"\x1a\x45\xdf\xa3" + bytes(99), "matroska"), (b"#!AMR\n" + bytes(99), "amr")],
+)
+def test_ffmpeg_reads_what_libsndfile_can_not(head, demuxer, ffmpeg, tmp_path):
+    (tmp_path / "decoded.wav").write_bytes(with_data_size(wav_bytes(), 0xFFFFFFFF))
+    ffmpeg(f'echo "$@" > {tmp_path}/args; cp {tmp_path}/decoded.wav "$out"')
+    path = tmp_path / "talk.m4a"
+    path.write_bytes(head)
+    for source in (path, head):
+        x, rate = audio.read(source)
+        assert rate == 16000
+        np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
+        said = (tmp_path / "args").read_text()
+        assert f"-protocol_whitelist file -f {demuxer} -i " in said
+
+
+def test_without_ffmpeg_the_container_is_named_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "talk.m4a").write_bytes(MP4)
+    with pytest.raises(AudioError, match="talk.m4a' is an MP4 container.*install ffmpeg"):
+        audio.read(tmp_path / "talk.m4a")
+
+
+def test_what_ffmpeg_can_not_read_either_is_named_in_its_words(ffmpeg):
+    ffmpeg("echo first >&2; echo 'moov atom not found' >&2; exit 1")
+    with pytest.raises(AudioError, match=r"MP4 container that ffmpeg can't read \(moov atom not found\)"):
+        audio.read(MP4)
+
+
 # ---- output ------------------------------------------------------------------------------------
 
 
@@ -259,3 +310,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_half_written(tmp_pat
     with pytest.raises(OutputError, match="No space left"):
         audio.write(path, TONE, 16000)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.wav"]
+
+
+def test_a_full_disk_leaves_nothing_behind_and_says_how_much_is_free(tmp_path):
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="MB are free there"):
+            audio.write(tmp_path / "out.wav", TONE, 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", sorted(audio.FORMATS))
+def test_the_bytes_are_those_that_the_file_would_have(suffix, tmp_path):
+    x, rate = audio.read(audio.encode(TONE, 16000, suffix))
+    assert rate == 16000 and np.abs(x).max() == pytest.approx(0.5, abs=0.1)

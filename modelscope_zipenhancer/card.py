@@ -1,0 +1,40 @@
+"""A model's card: how large it is, what it costs, and which weights exactly these are."""
+
+import hashlib
+import os
+
+from .config import WEIGHTS_FILE
+from .enhancer import find_model
+
+
+def describe(name: str = "tiny") -> dict:
+    """{what: value} of a model that `Enhancer.from_pretrained` knows; raises as that does.
+
+    FLOPs are those of torch.utils.flop_counter, a multiplication with its addition as two, for one
+    second of audio within four.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from .model import HOP_LENGTH, N_FFT, SAMPLE_RATE, load_model
+
+    folder = find_model(name)
+    path = os.path.join(folder, WEIGHTS_FILE)
+    model = load_model(folder)
+    frames = torch.rand(1, N_FFT // 2 + 1, 4 * SAMPLE_RATE // HOP_LENGTH)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(frames, frames)
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    return {
+        "model": name,
+        "folder": os.path.abspath(folder),
+        "checkpoint": WEIGHTS_FILE,
+        "bytes": os.path.getsize(path),
+        "sha256": digest,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "flops_per_second": counter.get_total_flops() // 4,
+        "channels": model.config.channels,
+        "stacks": [vars(stack) for stack in model.config.stacks],
+        "sample_rate": SAMPLE_RATE,
+    }

@@ -1,0 +1,275 @@
+"""`zipenhancer enhance`: its options, its progress and what it says. The work is batch.py's."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+
+from . import __version__
+from .errors import OptionError, OutputError
+
+
+def add_arguments(parser) -> None:
+    """The options of `zipenhancer enhance`."""
+    add = parser.add_argument
+    add("input", nargs="+", metavar="INPUT", help="a file, URL, folder or glob; or - for stdin")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="a file for one recording, a folder for more, - for stdout; by default INPUT's name with "
+        "_enhanced.wav (a folder's with _enhanced) here, or stdout for stdin",
+    )
+    sound = parser.add_argument_group("the sound")
+    add = sound.add_argument
+    add("--format", choices=("wav", "flac", "ogg", "opus", "mp3", "aiff"), help="by default as the input's")
+    add("--sample-rate", type=int, metavar="HZ", help="of the outputs; by default the input's")
+    add("--mono", action="store_true", help="mix the channels; by default each is enhanced by itself")
+    add(
+        "--strength", type=float, metavar="DB", help="turn noise down by DB at most; by default without limit"
+    )
+    add(
+        "--bandwidth",
+        choices=("low", "full"),
+        default="low",
+        help="of inputs beyond 16 kHz: low drops what is above 8 kHz, full keeps it, with speech (low)",
+    )
+    model = parser.add_argument_group("the model")
+    add = model.add_argument
+    add("--model", default="tiny", help="tiny (bundled, the default), a model dir, or a hub id")
+    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
+    add("--backend", default="torch", help="torch (the default)")
+    work = parser.add_argument_group("the work")
+    add = work.add_argument
+    add("--jobs", type=int, default=1, metavar="N", help="recordings at a time, each in a process (1)")
+    add("--resume", action="store_true", help="leave out the recordings whose output is there")
+    add("--overwrite", action="store_true", help="allow outputs that are inputs")
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--plot", metavar="FILE.png", help="draw waveform and spectrogram before and after, of one recording")
+    add("--report", metavar="FILE.json", help="what became of each recording")
+    add("--rate", type=int, metavar="HZ", help="stdin is raw 16-bit mono PCM; so is stdout, while it arrives")
+
+
+def complain(problem, code: int) -> int:
+    print("zipenhancer:", " ".join(str(problem).split()), file=sys.stderr)
+    return code
+
+
+def run(args) -> int:
+    """Run the command; returns the exit code, or raises."""
+    from .enhancer import check_options
+
+    check_options(args.sample_rate, args.strength, args.bandwidth)
+    if args.jobs < 1:
+        raise OptionError(f"--jobs {args.jobs}: 1 or more")
+    if args.report:
+        check_folder(args.report)
+    if "-" in args.input or args.output == "-":
+        from .cli_pipe import run_pipe
+
+        return run_pipe(args)
+    if args.rate is not None:
+        raise OptionError("--rate is for raw PCM on stdin: give - as the input")
+    if args.plot:
+        from .plot import check_plot
+
+        check_plot(args.plot)
+
+    from . import audio, batch
+
+    jobs = batch.find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
+    if args.plot and len(jobs) > 1:
+        raise OptionError(f"--plot draws one recording, these are {len(jobs)}")
+    if not args.overwrite:
+        batch.refuse_inputs_as_outputs(jobs)
+    elif args.resume:
+        raise OptionError(
+            "--resume and --overwrite: an output that is an input is always there; leave one out"
+        )
+    there = [job for job in jobs if args.resume and os.path.exists(job.output)]
+    results = [batch.Result(job.source, job.output, "there") for job in there]
+    todo = [job for job in jobs if job not in set(there)]
+    if args.dry_run:
+        for result in results:
+            print(f"{result.source} -> {result.output} (is there)")
+        for job in todo:
+            print(f"{job.source} -> {job.output}")
+        return 0
+    single = len(jobs) == 1 and not os.path.isdir(args.input[0])
+    if todo:
+        if not single or args.output and args.output.endswith(("/", os.sep)):
+            batch.make_folder(args.output or os.path.dirname(todo[0].output))
+        else:
+            audio.check_output(todo[0].output)  # now, not after the model is loaded
+    started = time.perf_counter()
+    interrupted = False
+    try:
+        with contextlib.closing(enhanced(args, todo)) as stream:
+            for result in stream:
+                results.append(result)
+        if args.plot and results and results[0].status == "done":
+            plot(args.plot, results[0])
+    except KeyboardInterrupt:
+        interrupted = True
+    spent = time.perf_counter() - started
+    if args.report:
+        write_report(args, results, len(jobs), spent, interrupted)
+    return summarize(args, results, len(jobs), spent, interrupted, single)
+
+
+def options(args) -> dict:
+    """Those of Enhancer's calls."""
+    return {
+        "output_rate": args.sample_rate,
+        "mono": args.mono,
+        "strength": args.strength,
+        "bandwidth": args.bandwidth,
+    }
+
+
+def enhanced(args, jobs: list):
+    """Yield the results, with a progress bar on a terminal."""
+    if not jobs:
+        return
+    from . import batch
+    from .enhancer import Enhancer
+
+    load = (args.model, args.device, args.backend)
+    enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
+    with Bar(jobs) as bar:
+        if args.jobs == 1:
+            for job in jobs:
+                result = batch.run_job(enhancer, job, options(args), bar.within(job))
+                bar.finish(result)
+                yield result
+            return
+        del enhancer
+        processes = min(args.jobs, len(jobs))
+        with contextlib.closing(batch.run_jobs(load, jobs, options(args), processes)) as results:
+            for result in results:
+                bar.finish(result)
+                yield result
+
+
+class Bar:
+    """Seconds of audio done, on stderr and only on a terminal; with RTF and the remaining time."""
+
+    def __init__(self, jobs: list):
+        from tqdm import tqdm
+
+        shown = sys.stderr.isatty()
+        self.seconds = {job: header_seconds(job.source) if shown else 0.0 for job in jobs}
+        self.by_source = {job.source: seconds for job, seconds in self.seconds.items()}
+        self.files, self.total, self.done = 0, len(jobs), 0.0
+        self.bar = tqdm(
+            total=sum(self.seconds.values()) or 1.0,
+            disable=not shown,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| "
+            "{n:.0f}/{total:.0f} s of audio{postfix}, {remaining} left",
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def within(self, job):
+        """A progress function for one job."""
+        return lambda done, samples: self._show(self.done + self.seconds[job] * done / samples)
+
+    def finish(self, result) -> None:
+        self.files += 1
+        self.done += self.by_source[result.source]
+        self._show(self.done)
+
+    def _show(self, seconds: float) -> None:
+        if self.bar.disable:
+            return
+        self.bar.n = seconds
+        if self.total > 1:
+            self.bar.set_description_str(f"{self.files}/{self.total} files ", refresh=False)
+        rtf = self.bar.format_dict["elapsed"] / max(seconds, 1e-9)
+        self.bar.set_postfix_str(f"RTF {rtf:.2f}", refresh=False)
+        self.bar.refresh()
+
+
+def header_seconds(path: str) -> float:
+    """What a file's header says; 0 if that can't be had so cheaply."""
+    import soundfile
+
+    with contextlib.suppress(Exception):
+        return min(soundfile.info(path).duration, 1e6)
+    return 0.0
+
+
+def plot(path: str, result) -> None:
+    from . import audio
+    from .plot import save_plot
+
+    before, before_rate = audio.read(result.source)
+    after, after_rate = audio.read(result.output)
+    save_plot(path, before, after, before_rate, after_rate)
+
+
+def summarize(args, results: list, total: int, spent: float, interrupted: bool, single: bool) -> int:
+    """Say what was done, on stderr what failed; returns the exit code."""
+    done = [result for result in results if result.status == "done"]
+    failed = [result for result in results if result.status == "failed"]
+    there = len(results) - len(done) - len(failed)
+    seconds = sum(result.seconds for result in done)
+    speed = f"{seconds:.1f} s of audio enhanced in {spent:.1f} s (RTF {spent / max(seconds, 1e-9):.2f})"
+    if single and done:
+        spent = done[0].spent
+        speed = f"{seconds:.1f} s of audio enhanced in {spent:.1f} s (RTF {spent / max(seconds, 1e-9):.2f})"
+        print(f"{done[0].output}: {speed} with model {args.model}")
+    elif single and there:
+        print(f"{results[0].output}: is there, not done again")
+    elif not single:
+        also = (f", {there} were there" if there else "") + (f", {len(failed)} failed" if failed else "")
+        print(f"{len(done)} of {total} done{also}: {speed} with model {args.model}")
+    if len(failed) > 1 or (failed and not single):
+        complain(f"{len(failed)} of {total} failed:", 1)
+    for result in failed:
+        complain(result.error, 1)
+    if interrupted:
+        left = total - len(results)
+        what = f"{len(done)} done, {left} left: the same command with --resume goes on" if done else None
+        return complain(f"interrupted, {what or 'nothing was written'}", 130)
+    return 1 if failed else 0
+
+
+def write_report(args, results: list, total: int, spent: float, interrupted: bool) -> None:
+    """The JSON of --report."""
+    from .files import replacing
+
+    seconds = sum(result.seconds for result in results)
+    counts = {status: sum(r.status == status for r in results) for status in ("done", "failed", "there")}
+    report = {
+        "version": __version__,
+        "model": args.model,
+        "backend": args.backend,
+        "options": options(args),
+        "recordings": total,
+        **counts,
+        "interrupted": interrupted,
+        "audio_seconds": round(seconds, 3),
+        "spent_seconds": round(spent, 3),
+        "rtf": round(spent / seconds, 4) if seconds else None,
+        "results": [vars(result) for result in results],
+    }
+    try:
+        with replacing(args.report) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1, ensure_ascii=False)
+    except OSError as error:
+        raise OutputError(f"{args.report!r} can't be written: {error}") from error
+
+
+def check_folder(path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise OutputError(f"{path!r} can't be written: there is no folder {folder!r}, create it first")
