@@ -1,19 +1,18 @@
 """The network of model.py arranged for inference on CPUs: the same function, several times as fast.
 
-`FastNetwork(model)` folds the weights once, in float64, and doesn't see later changes to them.
-What it does differently, most paying first (docs/performance.md has the figures):
+`FastNetwork(model)` folds the weights once; later changes to the model are not seen.
 
-- Time and frequency slices small enough for the cache go through many operations before the next
-  slice is touched, in buffers that are kept: fresh memory costs more than arithmetic here.
-- Activations lie as (T, F, C), channels last, so that a layer along either axis is a view or one copy.
-- Constants, biases and activation's linear parts are folded into neighbouring matrices.
-- Each slice is one job; jobs run on as many threads as torch may use, one core each.
+- A slice of time, or of sequences, small enough for the cache goes through many operations before
+  the next is touched, in memory that is kept between calls.
+- Activations lie as (T, F, C), channels last: convolutions run without reordering, and a layer
+  along either axis reads a view.
+- Each slice is a job; jobs run on as many threads as torch may use, each on one core.
 
-Shapes: T frames, F bins, C channels; inside a layer N sequences of L positions, M = N * L tokens,
-H heads, D channels of a head.
+Shapes: B batch, T frames, F bins, C channels.
 """
 
 import ctypes
+import functools
 import math
 import os
 from collections import deque
@@ -23,584 +22,327 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fast_layer import FastLayer, Scratch
 from .model import COMPRESSION, HOP_LENGTH, N_FFT, ZipEnhancer, at_unit_rms, mag_pha_stft
-from .zipformer import RelativePositions
 
-HIDDEN_FLOATS = 220_000  # of the widest activation of one slice of a layer: 700 tokens of S
-SCORE_FLOATS = 1_000_000  # of the attention weights of one slice, unless a single row has more
-BLOCK_FLOATS = 260_000  # attention scores computed at a time: 1 MB, the second-level cache
-CONV_FLOATS = 400_000  # input of one slice of a convolution
-LOG2_E = math.log2(math.e)
+CONV_FLOATS = 1_200_000  # inputs and outputs of one slice of a convolution
+SLICE_FLOATS = 200_000  # of one slice of an element-wise pass: the second-level cache
 
 
 class FastNetwork:
     """A ZipEnhancer for CPU inference: `fast(mag, pha)` and `fast.denoise(waveform)`.
 
-    May be called from several threads at once: each call takes a workspace of its own, which is
-    kept for later calls (about 5.5 * T * F * C floats). Uses torch.get_num_threads() cores and
-    leaves that setting alone.
+    May be called from several threads at once. Each call takes a workspace, about 5.5 * T * F * C
+    floats, which is kept for later calls; T is that of the longest so far. Uses
+    torch.get_num_threads() cores and leaves that setting alone.
     """
 
     def __init__(self, model: ZipEnhancer):
         encoder, mask, phase = model.dense_encoder, model.mask_decoder, model.phase_decoder
         self.channels = model.config.channels
-        with torch.inference_mode():
-            self.lift = _matrix(encoder.dense_conv_1[0].weight.flatten(1))  # (C, 2), the 1x1 convolution
+        with torch.no_grad():
+            self.lift = encoder.dense_conv_1[0].weight.flatten(1).double()  # (C, 2), a 1x1 convolution
             self.lift_norm = NormAct(encoder.dense_conv_1)
-            self.encoder = [DenseConv(layer) for layer in encoder.dense_block.dense_block]
-            self.shrink = Conv(encoder.dense_conv_2[0], padding=1)
+            self.dense = [DenseConv(layer) for layer in encoder.dense_block.dense_block]
+            self.shrink = Conv(encoder.dense_conv_2[0])
             self.shrink_norm = NormAct(encoder.dense_conv_2)
-            self.stacks = [Stack(encoder) for encoder in model.TSConformer.encoders]
+            self.stacks = [Stack(stack) for stack in model.TSConformer.encoders]
             self.mask = Decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]])
-            self.phase = Decoder(
-                phase.dense_block, phase.phase_conv, [phase.phase_conv_r, phase.phase_conv_i]
-            )
+            phase_heads = [phase.phase_conv_r, phase.phase_conv_i]
+            self.phase = Decoder(phase.dense_block, phase.phase_conv, phase_heads)
         self._idle = deque()  # workspaces that no call is using
 
     def __call__(self, noisy_mag: Tensor, noisy_pha: Tensor):
-        """(B, F, T) twice, as ZipEnhancer's forward takes them, to (magnitude, real, imag) of that shape.
+        """(B, F, T) twice, as ZipEnhancer takes them, float32 -> (magnitude, real, imaginary), same shape.
 
-        real and imag are the enhanced compressed magnitude times cos and sin of the enhanced phase.
+        The last two are the enhanced magnitude, compressed, times cos and sin of the enhanced phase.
         """
-        mag, real, imag = (
-            torch.empty_like(noisy_mag, memory_format=torch.contiguous_format) for _ in range(3)
-        )
+        outs = [torch.empty_like(noisy_mag, memory_format=torch.contiguous_format) for _ in range(3)]
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
         try:
             with torch.inference_mode(), Jobs(workspace) as run:
-                for item in range(noisy_mag.shape[0]):
-                    x = torch.stack([noisy_mag[item].t(), noisy_pha[item].t()], dim=-1)  # (T, F, 2)
-                    self._enhance(x, workspace, run, mag[item], real[item], imag[item])
+                for mag, pha, *out in zip(noisy_mag, noisy_pha, *outs):
+                    self._enhance(torch.stack([mag.t(), pha.t()], dim=-1), out, workspace, run)
         finally:
             self._idle.append(workspace)
-        return mag, real, imag
+        return tuple(outs)
 
+    @torch.no_grad()
     def denoise(self, waveform: Tensor, gain: Tensor = None) -> Tensor:
-        """ZipEnhancer.denoise: (B, samples) at 16 kHz, any level, and optionally (B,) gains -> same shape."""
-        return at_unit_rms(self._enhance_waveform, waveform, gain)
+        """ZipEnhancer.denoise: (B, samples) at 16 kHz, float32, and optionally (B,) -> the same shape."""
+        return at_unit_rms(self._denoise_scaled, waveform, gain)
 
-    def _enhance_waveform(self, waveform: Tensor, samples: int) -> Tensor:
+    def _denoise_scaled(self, waveform: Tensor, samples: int) -> Tensor:
         mag, pha, _ = mag_pha_stft(waveform)
         mag, real, imag = self(mag, pha)
-        expand = mag.pow_(1.0 / COMPRESSION - 1.0)  # what takes mag to mag ** (1 / COMPRESSION)
+        expand = mag.pow_(1.0 / COMPRESSION - 1.0)  # by which mag ** (1 / COMPRESSION) exceeds mag
         spectrum = torch.complex(real.mul_(expand), imag.mul_(expand))
-        window = torch.hann_window(N_FFT)
-        return torch.istft(spectrum, N_FFT, HOP_LENGTH, N_FFT, window, center=True, length=samples)
+        return torch.istft(spectrum, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), length=samples)
 
-    def _enhance(self, x: Tensor, workspace: "Workspace", run: "Jobs", mag, real, imag) -> None:
-        """x (T, F, 2) into mag, real, imag (F, T)."""
-        frames, bins, channels = x.shape[0], x.shape[1], self.channels
-        half = (bins + 1) // 2
-        body, wide = workspace.planes(frames * half * channels, 5 * frames * bins * channels)
+    def _enhance(self, x: Tensor, out, workspace: "Workspace", run: "Jobs") -> None:
+        """x (T, F, 2) to out: magnitude, real, imaginary, (F, T) each."""
+        frames, bins, half, channels = *x.shape[:2], (x.shape[1] + 1) // 2, self.channels
+        size = frames * half * channels
+        body, memory = workspace.take(size, max(5 * frames * bins * channels, 6 * size))
         body = body.view(frames, half, channels)
-        planes = list(wide.view(5, frames, bins, channels))
 
+        planes = list(memory[: 5 * frames * bins * channels].view(5, frames, bins, channels))
         self._lift(x, planes[0], run)
-        stats = dense_block(self.encoder, planes, run)
-        norm = self.encoder[-1].norm.folded(stats)
-        stats = run.conv(lambda start, stop, s: norm(planes[4][start:stop], s), self.shrink, body)
-        run.norm(self.shrink_norm.folded(stats), body)
+        norm = run.dense(self.dense, planes)
+        norm = self.shrink_norm.of(run.conv(self.shrink, norm.reader(planes[4]), body))
+        run.norm(norm, body)
 
         for stack in self.stacks:
-            stack(body, wide, run)
+            stack(body, memory, run)
 
-        planes = wide[: 7 * frames * half * channels].view(7, frames, half, channels)
-        planes = [body, *planes[:4], planes[4:6].view(frames, 2 * half, channels)]
-        self.mask(planes, run, [mag])
+        mag, real, imag = out
+        planes = [body, *memory[: 4 * size].view(4, frames, half, channels)]
+        wide = memory[4 * size : 6 * size].view(frames, 2 * half, channels)
+        self.mask(planes, wide, [mag], run)
+        self.phase(planes, wide, [real, imag], run)
         mag.relu_()
-        self.phase(planes, run, [real, imag])
-        # cos and sin of atan2(imag, real), which is 0 at the origin, times mag
+        # mag times cos and sin of atan2(imag, real), which is 0 at the origin
         length = torch.hypot(real, imag)
-        real.masked_fill_(length == 0, 1.0)
-        length.masked_fill_(length == 0, 1.0)
-        scale = mag / length
-        real.mul_(scale)
+        origin = length == 0
+        scale = mag / length.masked_fill_(origin, 1.0)
+        real.masked_fill_(origin, 1.0).mul_(scale)
         imag.mul_(scale)
 
     def _lift(self, x: Tensor, out: Tensor, run: "Jobs") -> None:
-        """The encoder's 1x1 convolution, norm and activation: x (T, F, 2) -> out (T, F, C).
+        """The encoder's 1x1 convolution, norm and activation, (T, F, 2) -> (T, F, C), in one pass.
 
-        The statistics of a linear map of two numbers follow from the covariance of the two.
+        The variance of a linear map of two numbers follows from the covariance of the two.
         """
         points = x.flatten(0, 1).double()
         mean = points.mean(0)
-        centred = points - mean
-        covariance = centred.t() @ centred / points.shape[0]
-        variance = ((self.lift @ covariance) * self.lift).sum(1)
-        scale, shift, slope = self.lift_norm.fold(self.lift @ mean, variance)
-        weight = (self.lift * scale[:, None]).t().float()
-        shift = shift.float()
+        points -= mean
+        covariance = points.t() @ points / points.shape[0]
+        scale, shift = self.lift_norm.fold(self.lift @ mean, ((self.lift @ covariance) * self.lift).sum(1))
+        weight, shift = (self.lift * scale[:, None]).t().float(), shift.float()
 
         def job(start, stop, scratch):
-            hidden = torch.addmm(shift, x[start:stop].flatten(0, 1), weight)
-            out[start:stop] = F.prelu(hidden, slope).view(stop - start, *out.shape[1:])
+            part = out[start:stop]
+            y = scratch.take("scaled", part.numel() // part.shape[-1], part.shape[-1])
+            torch.addmm(shift, x[start:stop].flatten(0, 1), weight, out=y)
+            part.copy_(F.prelu(y, self.lift_norm.slope).view_as(part))
 
-        run.slices(job, x.shape[0], CONV_FLOATS // out[0].numel())
+        run.slices(job, x.shape[0], SLICE_FLOATS // out[0].numel())
 
 
 # ---- convolutions ------------------------------------------------------------------------------
 
 
 class Conv:
-    """A convolution over (rows, F, C): channels last, no padding in time."""
+    """A convolution of rows (T, F, C), padded in frequency only.
 
-    def __init__(self, conv: nn.Conv2d, padding: int, bias: Tensor = None):
-        self.weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
-        self.bias = bias  # none before a norm over the same channels, which would cancel it
-        self.options = {"stride": conv.stride, "padding": (0, padding), "dilation": conv.dilation}
+    The norms that follow, except after sub-pixels, would cancel a bias.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        self.weight = conv.weight.detach().clone(memory_format=torch.channels_last)
+        self.bias = None
+        self.options = {"stride": conv.stride, "padding": (0, 1), "dilation": conv.dilation}
 
     def __call__(self, x: Tensor) -> Tensor:
         y = F.conv2d(x.permute(2, 0, 1)[None], self.weight, self.bias, **self.options)
         return y[0].permute(1, 2, 0)
 
 
+class DenseConv(Conv):
+    """A layer of a dense block."""
+
+    def __init__(self, layer: nn.Sequential):
+        super().__init__(layer[1])
+        self.norm = NormAct(layer)
+        self.reach = layer[1].dilation[0]  # frames looked back
+
+    def reader(self, planes):
+        """Rows start - reach to stop of all planes side by side, newest first, zeros before time 0."""
+        _, bins, channels = planes[0].shape
+
+        def read(start, stop, scratch):
+            first = start - self.reach
+            missing = max(0, -first)
+            x = scratch.take("gathered", stop - first, bins, len(planes) * channels)
+            x[:missing] = 0
+            torch.cat([plane[first + missing : stop] for plane in planes[::-1]], -1, out=x[missing:])
+            return x
+
+        return read
+
+
+class SubPixelConv(Conv):
+    """Twice the bins. Its output channels are put in such an order that (T, F, 2C) is (T, 2F, C)."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__(conv)
+        weight = conv.weight.detach().unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = conv.bias.detach().view(-1, 2).t().flatten()
+
+
 class NormAct:
-    """Instance norm and PReLU, of (conv, norm, activation, ...)."""
+    """Instance norm and PReLU of a Sequential."""
 
     def __init__(self, sequence: nn.Sequential):
         norm = next(module for module in sequence if isinstance(module, nn.InstanceNorm2d))
         activation = next(module for module in sequence if isinstance(module, nn.PReLU))
-        self.weight, self.bias, self.eps = _matrix(norm.weight), _matrix(norm.bias), norm.eps
+        self.weight, self.bias, self.eps = norm.weight.double(), norm.bias.double(), norm.eps
         self.slope = activation.weight.detach().clone()
 
     def fold(self, mean: Tensor, variance: Tensor):
-        """Statistics (C,) -> scale and shift, float64, and the slope below zero, float32."""
+        """Statistics (C,) -> scale and shift (C,), float64."""
         scale = self.weight * (variance + self.eps).rsqrt()
-        return scale, self.bias - mean * scale, self.slope
+        return scale, self.bias - mean * scale
 
-    def folded(self, stats):
-        """Statistics of the jobs, (count, mean, variance) each -> function of (raw rows, scratch)."""
-        counts, means, variances = zip(*stats)
+    def of(self, moments) -> "Normalize":
+        """`moments` of all slices: (count, mean, variance) each."""
+        counts, means, variances = zip(*moments)
         counts = torch.tensor(counts, dtype=torch.float64)[:, None] / sum(counts)
         means, variances = torch.stack(means), torch.stack(variances)
         mean = (means * counts).sum(0)
         variance = ((variances + (means - mean).square()) * counts).sum(0)
-        scale, shift, slope = self.fold(mean, variance)
-        scale, shift = scale.float(), shift.float()
+        scale, shift = self.fold(mean, variance)
+        return Normalize(scale.float(), shift.float(), self.slope)
 
-        def apply(raw: Tensor, scratch: "Scratch") -> Tensor:
-            scaled = torch.addcmul(shift, raw, scale, out=scratch.take("scaled", *raw.shape))
-            return torch._prelu_kernel(scaled, slope)
 
-        return apply
+class Normalize:
+    """A norm of which the statistics are known, and the activation: (rows, F, C) -> same."""
+
+    def __init__(self, scale: Tensor, shift: Tensor, slope: Tensor):
+        self.scale, self.shift, self.slope = scale, shift, slope
+
+    def __call__(self, x: Tensor, scratch: Scratch) -> Tensor:
+        y = torch.addcmul(self.shift, x, self.scale, out=scratch.take("scaled", *x.shape))
+        return F.prelu(y.view(-1, y.shape[-1]), self.slope).view_as(y)
+
+    def reader(self, raw: Tensor):
+        return lambda start, stop, scratch: self(raw[start:stop], scratch)
 
 
 def moments(x: Tensor):
-    """Mean and variance (C,), float64, of x (rows, F, C).
+    """(count, mean, variance) of x (rows, F, C), the last two (C,) and float64.
 
-    torch adds float32 up one after the other: so of each bin, then of all bins in float64.
+    torch adds these float32 up one after the other: so for each bin by itself, then over the bins
+    in float64. That is 100 times as precise as at once, and faster if C is small.
     """
     means, variances = torch.batch_norm_update_stats(x.flatten(1), None, None, 0.0)
     means, variances = means.view(x.shape[1:]).double(), variances.view(x.shape[1:]).double()
     mean = means.mean(0)
-    return mean, (variances + (means - mean).square()).mean(0)
-
-
-class DenseConv(Conv):
-    """One layer of a dense block."""
-
-    def __init__(self, layer: nn.Sequential):
-        super().__init__(layer[1], padding=1)
-        self.norm = NormAct(layer)
-        self.reach = layer[1].dilation[0]  # frames looked back
-
-    def gather(self, planes, start: int, stop: int, scratch: "Scratch") -> Tensor:
-        """Rows start - reach to stop of all planes side by side, newest first, zeros before time 0."""
-        _, bins, channels = planes[0].shape
-        first = start - self.reach
-        x = scratch.take("gathered", stop - first, bins, len(planes) * channels)
-        x[: max(0, -first)] = 0
-        torch.cat(
-            [plane[max(0, first) : stop] for plane in reversed(planes)], dim=-1, out=x[max(0, -first) :]
-        )
-        return x
-
-
-def dense_block(layers, planes, run: "Jobs"):
-    """planes[0] (T, F, C) -> planes[1..4], the last before its norm, of which the statistics are returned."""
-    for i, layer in enumerate(layers):
-        inputs = planes[: i + 1]
-        stats = run.conv(
-            lambda start, stop, scratch: layer.gather(inputs, start, stop, scratch), layer, planes[i + 1]
-        )
-        if i + 1 < len(layers):
-            run.norm(layer.norm.folded(stats), planes[i + 1])
-    return stats
+    return x.shape[0], mean, variances.add_((means - mean).square_()).mean(0)
 
 
 class Decoder:
-    """Dense block, sub-pixel convolution and `heads`, the last convolutions: (T, F, C) -> (2F-1, T) each."""
+    """Dense block, sub-pixel convolution and last convolutions: (T, F, C) -> (2F-1, T) for each head."""
 
     def __init__(self, block: nn.Module, sequence: nn.Sequential, heads):
-        self.layers = [DenseConv(layer) for layer in block.dense_block]
-        conv = sequence[0].conv1
-        # From bins of each channel to channels of each bin: then (T, F, 2C) is (T, 2F, C).
-        self.up = Conv(conv, padding=1, bias=conv.bias.detach().view(-1, 2).t().flatten())
-        weight = conv.weight.detach().unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
-        self.up.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.dense = [DenseConv(layer) for layer in block.dense_block]
+        self.up = SubPixelConv(sequence[0].conv1)
         self.norm = NormAct(sequence)
-        self.heads = torch.cat([head.weight.detach()[0, :, 0, :] for head in heads], dim=1)  # (C, 2 per head)
-        self.head_biases = [head.bias.item() for head in heads]
+        self.heads = torch.cat([head.weight[0, :, 0] for head in heads], dim=1)  # (C, 2 for each head)
+        self.biases = [head.bias.item() for head in heads]
 
-    def __call__(self, planes, run: "Jobs", outs) -> None:
-        """planes: x, four more like it and a last one (T, 2F, C) to work in."""
-        raw = planes[5]
-        norm = self.layers[-1].norm.folded(dense_block(self.layers, planes[:5], run))
-        stats = run.conv(lambda start, stop, s: norm(planes[4][start:stop], s), self.up, raw)
-        norm = self.norm.folded(stats)
+    def __call__(self, planes, wide: Tensor, outs, run: "Jobs") -> None:
+        """planes: x and four more like it to work in; wide: (T, 2F, C), too."""
+        norm = run.dense(self.dense, planes)
+        norm = self.norm.of(run.conv(self.up, norm.reader(planes[4]), wide))
 
         def job(start, stop, scratch):
-            z = norm(raw[start:stop], scratch).flatten(0, 1) @ self.heads
-            z = z.view(stop - start, raw.shape[1], -1)  # (rows, 2F, 2 per head)
-            for i, (out, bias) in enumerate(zip(outs, self.head_biases)):
-                torch.add(z[:, :-1, 2 * i], z[:, 1:, 2 * i + 1], out=z[:, :-1, 2 * i]).add_(bias)
-                out[:, start:stop] = z[:, :-1, 2 * i].t()
+            z = norm(wide[start:stop], scratch) @ self.heads  # of each bin what it gives to itself, and to
+            for i, (out, bias) in enumerate(zip(outs, self.biases)):  # the one before it
+                out[:, start:stop] = (z[:, :-1, 2 * i] + z[:, 1:, 2 * i + 1]).add_(bias).t()
 
-        run.slices(job, raw.shape[0], CONV_FLOATS // raw[0].numel())
+        run.slices(job, wide.shape[0], SLICE_FLOATS // wide[0].numel())
 
 
-# ---- Zipformer layers --------------------------------------------------------------------------
+# ---- the body ----------------------------------------------------------------------------------
 
 
 class Stack:
-    """One dual-path block, in place: (T, F, C)."""
+    """A dual-path block, in place: (T, F, C)."""
 
-    def __init__(self, encoder: nn.Module):
-        self.time_weights, self.freq_weights, self.combine = [1.0], [1.0], None
-        if hasattr(encoder, "out_combiner"):
-            if hasattr(encoder, "downsample_t"):
-                self.time_weights = encoder.downsample_t.bias.softmax(0).tolist()
-            if hasattr(encoder, "downsample_f"):
-                self.freq_weights = encoder.downsample_f.bias.softmax(0).tolist()
-            self.combine = encoder.out_combiner.bypass_scale.detach().clone()
-            encoder = encoder.encoder
-        outer = encoder.bypass_layers[0]
+    def __init__(self, block: nn.Module):
+        self.weights, self.combine = [[1.0], [1.0]], None  # of the averages in time and in frequency
+        if hasattr(block, "out_combiner"):
+            for i, name in enumerate(("downsample_t", "downsample_f")):
+                if hasattr(block, name):
+                    self.weights[i] = getattr(block, name).bias.softmax(0).tolist()
+            self.combine = block.out_combiner.bypass_scale.detach().clone()
+            block = block.encoder
+        outer = block.bypass_layers[0]
         self.layers = [
-            (Layer(f_layer, outer), Layer(t_layer, outer))
-            for f_layer, t_layer in zip(encoder.f_layers, encoder.t_layers)
+            (FastLayer(f_layer, outer), FastLayer(t_layer, outer))
+            for f_layer, t_layer in zip(block.f_layers, block.t_layers)
         ]
 
     def __call__(self, x: Tensor, memory: Tensor, run: "Jobs") -> None:
+        t_step, f_step = (len(weights) for weights in self.weights)
         y = x
         if self.combine is not None:
-            y = self._down(x, memory, run)
+            shape = -(-x.shape[0] // t_step), -(-x.shape[1] // f_step), x.shape[2]
+            y = memory[: math.prod(shape)].view(shape)
+
+            def down(start, stop, scratch):
+                rows = scratch.take("rows", stop - start, *x.shape[1:])
+                _average(x[start * t_step : stop * t_step], self.weights[0], rows)
+                _average(rows.transpose(0, 1), self.weights[1], y[start:stop].transpose(0, 1))
+
+            run.slices(down, y.shape[0], SLICE_FLOATS // x[0].numel())
         for f_layer, t_layer in self.layers:
             run.layer(f_layer, y)
             run.layer(t_layer, y.transpose(0, 1))
         if self.combine is not None:
-            self._up(x, y, run)
 
-    def _down(self, x: Tensor, memory: Tensor, run: "Jobs") -> Tensor:
-        """Weighted averages of neighbours, in time then in frequency."""
-        for dim, weights in enumerate((self.time_weights, self.freq_weights)):
-            factor = len(weights)
-            if factor == 1:
-                continue
-            shape = list(x.shape)
-            shape[dim] = -(-shape[dim] // factor)
-            y, memory = memory[: math.prod(shape)].view(shape), memory[math.prod(shape) :]
-            source, target = x.transpose(0, dim), y.transpose(0, dim)
-            torch.mul(source[::factor], weights[0], out=target)
-            for k in range(1, factor):
-                part = source[k::factor]
-                target[: len(part)].add_(part, alpha=weights[k])
-                if len(part) < len(target):  # an incomplete last group is filled with the last position
-                    target[-1].add_(source[-1], alpha=weights[k])
-            x = y
-        return x
+            def up(start, stop, scratch):
+                for i in range(t_step):
+                    for j in range(f_step):
+                        part = x[start * t_step : stop * t_step][i::t_step, j::f_step]
+                        part.lerp_(y[start:stop][: part.shape[0], : part.shape[1]], self.combine)
 
-    def _up(self, x: Tensor, y: Tensor, run: "Jobs") -> None:
-        """Repeat y to the size of x and combine: x + (y - x) * combine."""
-        steps = len(self.time_weights), len(self.freq_weights)
-        for i in range(steps[0]):
-            for j in range(steps[1]):
-                part = x[i :: steps[0], j :: steps[1]]
-                part.lerp_(y[: part.shape[0], : part.shape[1]], self.combine)
+            run.slices(up, y.shape[0], SLICE_FLOATS // x[0].numel())
 
 
-class Layer:
-    """A ZipformerLayer and the bypass around it, in place: (N, L, C).
-
-    `offset` in the constructor is what the tokens in memory lack: biases of output projections are
-    not added when they come up but carried, in float64, into the next input projections.
-    """
-
-    def __init__(self, layer: nn.Module, outer: nn.Module):
-        attention = layer.self_attn_weights
-        self.pos_weight, self.pos_dim = (
-            attention.linear_pos.weight.detach().clone(),
-            attention.linear_pos.in_features,
-        )
-        self.heads, self.split = attention.heads, attention.split
-        self.hidden = layer.feed_forward3.in_proj.out_features
-        channels = layer.norm.bias.numel()
-        offset = torch.zeros(channels, dtype=torch.float64)
-        # The scores are linear in query and positional query, not in the key: log2(e) goes there.
-        scale = torch.ones(sum(self.split), dtype=torch.float64)
-        scale[: self.split[0]] = scale[-self.split[2] :] = LOG2_E
-        self.scores_in = _fold(attention.in_proj, offset, scale)
-        self.ff1, offset = _fold_feed_forward(layer.feed_forward1, offset)
-        self.nonlin, offset = _fold_nonlin(layer.nonlin_attention, offset)
-        self.attend1, offset = _fold_attention(layer.self_attn1, offset)
-        self.conv1, offset = _fold_conv(layer.conv_module1, offset)
-        self.ff2, offset = _fold_feed_forward(layer.feed_forward2, offset)
-        self.mid = layer.bypass_mid.bypass_scale.detach().clone()
-        offset = offset * _matrix(self.mid)
-        self.attend2, offset = _fold_attention(layer.self_attn2, offset)
-        self.conv2, offset = _fold_conv(layer.conv_module2, offset)
-        self.ff3, offset = _fold_feed_forward(layer.feed_forward3, offset)
-        self.offset = offset.float()
-        self.norm_bias = layer.norm.bias.detach().clone()
-        self.norm_scale = layer.norm.log_scale.exp().item() * math.sqrt(channels)  # of x / |x - bias|
-        self.out = layer.bypass.bypass_scale * outer.bypass_scale
-        self.tables = {}
-
-    def positions(self, length: int) -> Tensor:
-        """Keys of the relative positions, (H, D, 2L-1); the last few lengths are kept."""
-        table = self.tables.get(length)
-        if table is None:
-            encoding = RelativePositions(self.pos_dim)(torch.empty(length))
-            table = (
-                (encoding @ self.pos_weight.t()).unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
-            )
-            if len(self.tables) >= 8:
-                self.tables = {}
-            self.tables[length] = table
-        return table
-
-    def rows(self, length: int) -> int:
-        """Sequences of a slice."""
-        return max(1, min(HIDDEN_FLOATS // self.hidden // length, SCORE_FLOATS // (self.heads * length**2)))
-
-    def __call__(self, x: Tensor, scratch: "Scratch") -> None:
-        """x (N, L, C), any strides, in place."""
-        if not self._run(x, scratch, exact=False):
-            self._run(x, scratch, exact=True)
-
-    def _run(self, x: Tensor, scratch: "Scratch", exact: bool) -> bool:
-        """Returns whether the numbers stayed in range. If not, x is untouched.
-
-        exp2 is three times as fast as softmax and softplus, but overflows where they don't, at
-        scores and activations beyond 88; a trained network has a tenth of that.
-        """
-        n, length, channels = x.shape
-        origin = x if x.is_contiguous() else scratch.take("origin", n, length, channels).copy_(x)
-        origin = origin.view(-1, channels)
-        weights, norms = self._attention(origin, n, length, scratch, exact)
-        u = scratch.take("tokens", n * length, channels).copy_(origin)
-        self._feed_forward(u, self.ff1, scratch, exact)
-        self._nonlin(u, weights, norms, scratch)
-        self._attend(u, self.attend1, weights, norms, scratch)
-        self._conv(u, self.conv1, n, scratch, exact)
-        self._feed_forward(u, self.ff2, scratch, exact)
-        torch.lerp(origin, u, self.mid, out=u)
-        self._attend(u, self.attend2, weights, norms, scratch)
-        self._conv(u, self.conv2, n, scratch, exact)
-        self._feed_forward(u, self.ff3, scratch, exact)
-        u.add_(self.offset)
-        size = torch.linalg.vector_norm(u - self.norm_bias, dim=-1, keepdim=True)
-        if not exact and not math.isfinite(size.sum().item() + norms.sum().item()):
-            return False
-        u.mul_(size.reciprocal_().mul_(self.norm_scale))
-        x.lerp_(u.view(x.shape), self.out)
-        return True
-
-    def _attention(self, x: Tensor, n: int, length: int, scratch: "Scratch", exact: bool):
-        """x (M, C) -> attention weights (H, N, L, L) times the sum of each row, and 1 / sum (H, N, L)."""
-        heads, (q_size, k_size, _) = self.heads, self.split
-        depth = q_size // heads
-        table = self.positions(length)
-        hidden = _linear(x, self.scores_in, scratch, "scores_in").view(n, length, -1)
-        query, key, pos_query = hidden.split(self.split, dim=-1)
-        weights = scratch.take("weights", heads, n, length, length)
-        block = max(1, min(length, BLOCK_FLOATS // (heads * n * length)))
-        for start in range(0, length, block):
-            stop = min(start + block, length)
-            rows, width = stop - start, length + stop - start - 1
-            # Scores of all offsets that these rows have, then of each row the L that it needs (see
-            # zipformer.skew), as a view in which each row begins one number earlier than the last.
-            p = (
-                pos_query[:, start:stop]
-                .unflatten(-1, (heads, -1))
-                .permute(2, 0, 1, 3)
-                .reshape(heads, n * rows, -1)
-            )
-            offsets = scratch.take("offsets", heads, n * rows, width)
-            torch.bmm(p, table[:, :, length - stop : length - stop + width], out=offsets)
-            skewed = offsets.as_strided(
-                (heads, n, rows, length), (n * rows * width, rows * width, width - 1, 1), rows - 1
-            )
-            scores = scratch.take("scores", heads, n, rows, length).copy_(skewed)
-            for h in range(heads):
-                part = slice(h * depth, (h + 1) * depth)
-                scores[h].baddbmm_(query[:, start:stop, part], key[:, :, part].transpose(1, 2))
-            if exact:
-                weights[:, :, start:stop] = scores.div_(LOG2_E).softmax(-1)
-            else:
-                torch.exp2(scores, out=weights[:, :, start:stop])
-        sums = weights.sum(-1)
-        if sums.min() < 1e-30:  # all scores of a row underflow
-            sums[0, 0, 0] = 0.0
-        return weights, sums.reciprocal_()
-
-    def _feed_forward(self, u, folded, scratch, exact):
-        in_proj, out_weight = folded
-        u.addmm_(_swoosh(_linear(u, in_proj, scratch, "hidden"), scratch, exact), out_weight)
-
-    def _nonlin(self, u, weights, norms, scratch):
-        gate_proj, value_proj, output_proj, out_weight = self.nonlin
-        gate = _linear(u, gate_proj, scratch, "gate").sigmoid_()
-        value = _linear(u, value_proj, scratch, "value")
-        output_gate = _linear(u, output_proj, scratch, "output_gate")
-        torch.addcmul(value, value, gate, value=-2, out=value)  # -value * tanh: 2 sigmoid(2x) - 1 = tanh(x)
-        _, n, length, _ = weights.shape
-        z = scratch.take("attended", n, length, value.shape[1])
-        torch.bmm(weights[0], value.view_as(z), out=z)
-        z = z.view_as(value).mul_(output_gate).mul_(norms[0].view(-1, 1))
-        u.addmm_(z, out_weight)
-
-    def _attend(self, u, folded, weights, norms, scratch):
-        """Values are 8 wide: (V^T A^T) is four times as fast as (A V)."""
-        in_weight, out_weight = folded
-        heads, n, length, _ = weights.shape
-        value = torch.mm(u, in_weight, out=scratch.take("value", n * length, in_weight.shape[1]))
-        value = value.view(n, length, heads, -1)
-        out = scratch.take("attended", heads, n, value.shape[-1], length)
-        for h in range(heads):
-            torch.bmm(value[:, :, h].transpose(1, 2), weights[h].transpose(1, 2), out=out[h])
-        merged = scratch.take("merged", *value.shape)
-        torch.mul(out.permute(1, 3, 0, 2), norms.permute(1, 2, 0)[..., None], out=merged)
-        u.addmm_(merged.view(n * length, -1), out_weight)
-
-    def _conv(self, u, folded, n, scratch, exact):
-        value_proj, gate_proj, weight, bias, out_weight = folded
-        value = _linear(u, value_proj, scratch, "value")
-        value.mul_(_linear(u, gate_proj, scratch, "gate").sigmoid_())
-        channels = value.shape[1]
-        x = value.view(1, n, -1, channels).permute(0, 3, 1, 2)  # (1, C, N, L), channels last in memory
-        x = F.conv2d(x, weight, bias, padding=(0, weight.shape[-1] // 2), groups=channels)
-        x = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        u.addmm_(_swoosh(x, scratch, exact), out_weight)
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    return tensor.detach().double()
-
-
-def _fold(linear: nn.Linear, offset: Tensor, scale=1.0, shift: float = 0.0, rows=slice(None)):
-    """(bias, weight) for addmm of scale * (linear(x + offset) - shift), for some rows of the matrix."""
-    weight, bias = _matrix(linear.weight)[rows], _matrix(linear.bias)[rows]
-    bias = (bias + weight @ offset - shift) * scale
-    weight = weight * (scale[:, None] if isinstance(scale, Tensor) else scale)
-    return bias.float(), weight.t().contiguous().float()
-
-
-# The linear parts of SwooshL and SwooshR: softplus(x - shift) - 0.08 (x - shift) - constant.
-SWOOSH_L = 4.0, 0.08 * 4.0 + 0.035
-SWOOSH_R = 1.0, 0.08 * 1.0 + 0.313261687
-
-
-def _fold_feed_forward(module: nn.Module, offset: Tensor):
-    shift, constant = SWOOSH_L
-    in_proj = _fold(module.in_proj, offset, LOG2_E, shift)
-    weight = _matrix(module.out_proj.weight)
-    folded = in_proj, weight.t().contiguous().float()
-    return folded, offset + _matrix(module.out_proj.bias) - constant * weight.sum(1)
-
-
-def _fold_nonlin(module: nn.Module, offset: Tensor):
-    size = module.out_proj.in_features
-    gate, value, output = (slice(i * size, (i + 1) * size) for i in range(3))
-    folded = (
-        _fold(module.in_proj, offset, 2.0, rows=gate),
-        _fold(module.in_proj, offset, rows=value),
-        _fold(module.in_proj, offset, rows=output),
-        -module.out_proj.weight.detach().t().contiguous(),
-    )
-    return folded, offset + _matrix(module.out_proj.bias)
-
-
-def _fold_attention(module: nn.Module, offset: Tensor):
-    """Attention weights sum to one, so a constant in the values comes out unchanged."""
-    in_weight, out_weight = _matrix(module.in_proj.weight), _matrix(module.out_proj.weight)
-    constant = out_weight @ (in_weight @ offset + _matrix(module.in_proj.bias)) + _matrix(
-        module.out_proj.bias
-    )
-    return (in_weight.t().contiguous().float(), out_weight.t().contiguous().float()), offset + constant
-
-
-def _fold_conv(module: nn.Module, offset: Tensor):
-    shift, constant = SWOOSH_R
-    size, conv = module.out_proj.in_features, module.depthwise_conv
-    out_weight = _matrix(module.out_proj.weight)
-    folded = (
-        _fold(module.in_proj, offset, rows=slice(0, size)),
-        _fold(module.in_proj, offset, rows=slice(size, 2 * size)),
-        (_matrix(conv.weight)[:, :, None] * LOG2_E).float(),
-        ((_matrix(conv.bias) - shift) * LOG2_E).float(),
-        out_weight.t().contiguous().float(),
-    )
-    return folded, offset + _matrix(module.out_proj.bias) - constant * out_weight.sum(1)
-
-
-def _linear(x: Tensor, folded, scratch: "Scratch", name: str) -> Tensor:
-    bias, weight = folded
-    return torch.addmm(bias, x, weight, out=scratch.take(name, x.shape[0], weight.shape[1]))
-
-
-def _swoosh(x: Tensor, scratch: "Scratch", exact: bool) -> Tensor:
-    """softplus(z) - 0.08 z of z = x / log2(e)."""
-    y = scratch.take("swoosh", *x.shape)
-    if exact:
-        y.copy_(F.softplus(x / LOG2_E))
-    else:
-        torch.exp2(x, out=y).log1p_()
-    return y.sub_(x, alpha=0.08 / LOG2_E)
+def _average(x: Tensor, weights, out: Tensor) -> None:
+    """Weighted sums of each len(weights) along dim 0; a last, incomplete group repeats the last of x."""
+    torch.mul(x[:: len(weights)], weights[0], out=out)
+    for k in range(1, len(weights)):
+        part = x[k :: len(weights)]
+        out[: len(part)].add_(part, alpha=weights[k])
+        if len(part) < len(out):
+            out[-1].add_(x[-1], alpha=weights[k])
 
 
 # ---- memory and threads ------------------------------------------------------------------------
 
 
-class Scratch:
-    """Named buffers of one thread, which grow to the largest shape asked for."""
-
-    def __init__(self):
-        self.buffers = {}
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        buffer = self.buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self.buffers[name] = torch.empty(size)
-        return buffer[:size].view(shape)
-
-
 class Workspace:
-    """All memory of one call."""
+    """The memory of one call."""
 
     def __init__(self):
         self.shared = Scratch()
-        self.threads = []  # a Scratch for each
+        self.scratches = []  # of each thread
 
-    def planes(self, *sizes: int):
+    def take(self, *sizes: int):
         return self.shared.take("planes", sum(sizes)).split(sizes)
 
 
 class Jobs:
-    """Runs slices of work on torch.get_num_threads() threads, each of which uses one core."""
+    """Runs slices of work on torch.get_num_threads() threads, each of which uses one core.
+
+    That beats handing each operation to all cores by 10 %, as a slice is too small to be shared. Where
+    threads can't be held to one core, the caller's thread does all slices, in torch's way.
+    """
 
     def __init__(self, workspace: Workspace):
-        self.workspace = workspace
+        count = torch.get_num_threads() if _torch_library() else 1
+        workspace.scratches.extend(Scratch() for _ in range(count - len(workspace.scratches)))
+        self.scratches = workspace.scratches[:count]
+        self.pool = ThreadPoolExecutor(count, initializer=_use_one_core) if count > 1 else None
 
     def __enter__(self):
-        count = torch.get_num_threads() if _libtorch() else 1
-        scratches = self.workspace.threads
-        scratches.extend(Scratch() for _ in range(count - len(scratches)))
-        self.scratches = scratches[:count]
-        self.pool = ThreadPoolExecutor(count, initializer=_use_one_core) if count > 1 else None
         return self
 
     def __exit__(self, *_):
@@ -608,17 +350,16 @@ class Jobs:
             self.pool.shutdown()
 
     def slices(self, job, length: int, step: int) -> list:
-        """[job(start, stop, scratch), ...] for slices of range(length)."""
+        """[job(start, stop, scratch), ...] of the slices of range(length)."""
         step = max(1, step)
-        starts = deque(range(0, length, step))
-        results = {}
+        starts, results = deque(range(0, length, step)), {}
 
         @torch.inference_mode()
         def work(scratch):
-            while True:
+            while starts:
                 try:
                     start = starts.popleft()
-                except IndexError:
+                except IndexError:  # another thread took the last
                     return
                 results[start] = job(start, min(start + step, length), scratch)
 
@@ -629,43 +370,58 @@ class Jobs:
             work(self.scratches[0])
         return [results[start] for start in sorted(results)]
 
-    def conv(self, inputs, conv: Conv, out: Tensor) -> list:
-        """Convolve inputs(start, stop, scratch) into out (T, F, C); the statistics of each slice."""
+    def conv(self, conv: Conv, reader, out: Tensor) -> list:
+        """Convolve reader(start, stop, scratch) into out (T, F, C); the moments of the slices."""
 
         def job(start, stop, scratch):
-            y = conv(inputs(start, stop, scratch)).view(stop - start, *out.shape[1:])
-            out[start:stop] = y
-            return y.numel(), *moments(y)
+            out[start:stop] = conv(reader(start, stop, scratch)).view(-1, *out.shape[1:])
+            return moments(out[start:stop])
 
-        step = CONV_FLOATS // (conv.weight.shape[1] * out.shape[1])
-        return self.slices(job, out.shape[0], step)
+        outputs, inputs = conv.weight.shape[:2]
+        bins = out[0].numel() // outputs * conv.options["stride"][1]
+        return self.slices(job, out.shape[0], CONV_FLOATS // ((inputs + outputs) * bins))
 
-    def norm(self, norm, x: Tensor) -> None:
+    def norm(self, norm: Normalize, x: Tensor) -> None:
         def job(start, stop, scratch):
             x[start:stop] = norm(x[start:stop], scratch)
 
-        self.slices(job, x.shape[0], CONV_FLOATS // x[0].numel())
+        self.slices(job, x.shape[0], SLICE_FLOATS // x[0].numel())
 
-    def layer(self, layer: Layer, x: Tensor) -> None:
-        """x (N, L, C) in place, some sequences at a time."""
-        layer.positions(x.shape[1])
-        self.slices(
-            lambda start, stop, scratch: layer(x[start:stop], scratch), x.shape[0], layer.rows(x.shape[1])
-        )
+    def dense(self, layers, planes) -> Normalize:
+        """A dense block, planes[0] (T, F, C) -> planes[1..4]; returns the norm that the last still needs."""
+        for i, layer in enumerate(layers):
+            norm = layer.norm.of(self.conv(layer, layer.reader(planes[: i + 1]), planes[i + 1]))
+            if i + 1 < len(layers):
+                self.norm(norm, planes[i + 1])
+        return norm
+
+    def layer(self, layer: FastLayer, x: Tensor) -> None:
+        """x (N, L, C) in place."""
+        layer.positions(x.shape[1])  # before the threads all make it
+
+        def job(start, stop, scratch):
+            layer(x[start:stop], scratch)
+
+        self.slices(job, x.shape[0], layer.slice_rows(x.shape[1]))
 
 
-def _libtorch():
+@functools.cache
+def _torch_library():
+    """torch's own library, if it does its work with OpenMP."""
     try:
-        lib = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
-        lib.omp_set_num_threads
-        return lib
-    except (OSError, AttributeError):
+        library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
+        return library if hasattr(library, "omp_set_num_threads") else None
+    except OSError:
         return None
 
 
-def _use_one_core():
-    torch.get_num_threads()  # torch sets up a thread when it first asks
-    lib = _libtorch()
-    lib.omp_set_num_threads(1)
-    if hasattr(lib, "MKL_Set_Num_Threads_Local"):
-        lib.MKL_Set_Num_Threads_Local(1)
+def _use_one_core() -> None:
+    """Hold the calling thread to one core: its setting only.
+
+    torch.set_num_threads would also set what threads started later begin with.
+    """
+    torch.get_num_threads()  # torch sets up a thread when it first asks, and would undo the rest
+    library = _torch_library()
+    library.omp_set_num_threads(1)
+    if hasattr(library, "MKL_Set_Num_Threads_Local"):
+        library.MKL_Set_Num_Threads_Local(1)
