@@ -8,7 +8,9 @@ import os
 import numpy as np
 from modelscope.models.base import TorchModel
 from modelscope.outputs import OutputKeys
+from modelscope.pipelines import builder
 from modelscope.pipelines.base import Pipeline
+from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 
 from . import audio, engine
 from .activate import register_classes
@@ -95,6 +97,8 @@ class ZipEnhancerPipeline(Pipeline):
         """
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
         kwargs["preprocessor"] = kwargs.get("preprocessor") or audio.read
+        # 1.40 downloads the model of an id before it comes here, but not where a pipeline_name is given.
+        model = builder.normalize_model_input(model, DEFAULT_MODEL_REVISION)
         super().__init__(model=model, **kwargs)
         if not isinstance(self.model, ZipEnhancerModel):
             raise TypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")

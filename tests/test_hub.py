@@ -57,6 +57,12 @@ except Exception as error:
     assert "builtin ValueError" in printed and "unknown ValueError" in printed
 
 
+def test_a_pipeline_name_and_a_model_id_go_together(hub, run_python, tmp_path):
+    call = CALL.replace("model=model", "model=model, pipeline_name=model.partition('/')[2]")
+    assert call != CALL
+    assert enhanced(run_python(f"MODELS = [{IIC!r}]{call}", **hub.environment(tmp_path))) == 1
+
+
 def test_a_download_that_breaks_off_is_resumed(hub, run_python, tmp_path):
     hub.cut_after = 20000
     assert enhanced(run_python(f"MODELS = [{DAMO!r}]{CALL}", **hub.environment(tmp_path))) == 1
