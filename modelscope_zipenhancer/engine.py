@@ -11,7 +11,6 @@ import numpy as np
 SAMPLE_RATE = 16000
 ONE_PASS = 6 * SAMPLE_RATE  # samples; up to here a recording is one chunk, as in the built-in
 MINIMUM = 2 * SAMPLE_RATE  # samples; a shorter recording is padded with zeros, as in the built-in
-GAIN_SECONDS = 10.0  # a stream's gain is that of about this much of the past
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,15 @@ class StreamingSession:
     """
 
     def __init__(self, backend, grid: Grid = Grid(), gain: float | None = None):
-        """gain: the factor to unit RMS if the whole recording's is known; else it follows slowly."""
+        """gain: one factor to unit RMS for all chunks. By default each chunk is scaled by itself.
+
+        The network was trained on stretches of unit RMS, and its instance norms take the level of
+        what it reads away: at another level it is off by that level (docs/design.md has figures).
+        The scale of a chunk is undone behind the network, so levels don't pump.
+        """
         self.grid = grid
         self._backend = backend
-        self._gain = gain
-        self._power = 0.0  # followed mean square
-        self._heard = 0  # samples in it, and in it at most GAIN_SECONDS' worth
+        self._gain = () if gain is None else (np.array([gain], np.float32),)
         # The last `window` samples or more; before the signal there was silence.
         self._buffer = np.zeros(grid.window, np.float32)
         self._next = grid.window - grid.past  # where in the buffer the next chunk starts
@@ -78,8 +80,7 @@ class StreamingSession:
         done = [np.zeros(0, np.float32)]
         while len(self._buffer) - self._next >= grid.window:
             chunk = self._buffer[self._next : self._next + grid.window]
-            piece = self._enhance(chunk, new=self._new_samples())[grid.past : grid.window - grid.ahead]
-            piece = self._join(piece)
+            piece = self._join(self._enhance(chunk)[grid.past : grid.window - grid.ahead])
             self._tail = piece[grid.hop :] * self._rise[::-1]
             done.append(piece[: grid.hop])
             self._pending -= grid.hop
@@ -96,13 +97,7 @@ class StreamingSession:
             return np.zeros(0, np.float32)
         self._flushed = True
         # One more chunk of the same length that ends where the signal ends, not one padded with zeros.
-        chunk = self._buffer[-self.grid.window :]
-        new = len(self._buffer) - self._next - (self.grid.window - self.grid.hop)
-        return self._join(self._enhance(chunk, new=max(0, new))[-self._pending :])
-
-    def _new_samples(self) -> int:
-        """Of the next chunk, how many samples at its end no chunk has had before."""
-        return self.grid.hop if self._tail is not None else self.grid.window - self.grid.past
+        return self._join(self._enhance(self._buffer[-self.grid.window :])[-self._pending :])
 
     def _join(self, piece: np.ndarray) -> np.ndarray:
         """Cross-fade from the last chunk into `piece`; linear, the weights sum to one."""
@@ -112,24 +107,8 @@ class StreamingSession:
             piece[:fade] = piece[:fade] * self._rise[:fade] + self._tail[:fade]
         return piece
 
-    def _enhance(self, chunk: np.ndarray, new: int) -> np.ndarray:
-        gain = self._gain
-        if gain is None:
-            if new:
-                power = float(np.mean(np.square(chunk[-new:], dtype=np.float64)))
-                self._heard = min(self._heard + new, max(new, int(GAIN_SECONDS * SAMPLE_RATE)))
-                self._power += (power - self._power) * new / self._heard
-            gain = 1.0 / np.sqrt(max(self._power, 1e-20))
-        return self._backend(chunk[None], np.array([gain], np.float32))[0]
-
-
-def unit_rms_gain(x: np.ndarray) -> float:
-    """sqrt(samples / energy) of float (samples,), 1 for silence; in float64, a block at a time."""
-    block = 1 << 20
-    energy = sum(
-        float(np.sum(np.square(x[i : i + block], dtype=np.float64))) for i in range(0, len(x), block)
-    )
-    return float(np.sqrt(len(x) / energy)) if energy > 0 else 1.0
+    def _enhance(self, chunk: np.ndarray) -> np.ndarray:
+        return self._backend(chunk[None], *self._gain)[0]
 
 
 def enhance(
@@ -137,9 +116,8 @@ def enhance(
 ) -> np.ndarray:
     """Enhance a whole recording: float32 (samples,) at 16 kHz in, as many out, at the same level.
 
-    Up to 6 s in one pass. Beyond, stitch='crossfade' cuts by `grid` with one gain for the whole
-    recording; stitch='builtin' makes the built-in's hard splices of 2 s windows, each with a gain of
-    its own, for comparison. progress(samples_done, samples) is called after each chunk.
+    Up to 6 s in one pass. Beyond, stitch='crossfade' cuts by `grid`; stitch='builtin' makes the
+    built-in's hard splices of 2 s windows, for comparison. progress(samples_done, samples) is called after each chunk.
     """
     if stitch not in ("crossfade", "builtin"):
         raise ValueError(f"stitch={stitch!r}: 'crossfade' or 'builtin'")
@@ -155,7 +133,7 @@ def enhance(
     if stitch == "builtin":
         pieces = _builtin_windows(backend, x)
     else:
-        pieces = _chunks(StreamingSession(backend, grid, unit_rms_gain(x)), x)
+        pieces = _chunks(StreamingSession(backend, grid), x)
     done = 0
     for piece in pieces:
         out[done : done + len(piece)] = piece

@@ -72,7 +72,7 @@ def test_a_batch_is_fixed_by_seed_and_step_alone(folders):
 
 
 def test_a_mixture_has_unit_rms_and_a_ratio_within_the_range_asked_for(folders):
-    options = MixOptions(crop_samples=8000, snr_db=(3.0, 9.0), clean_only=0.0)
+    options = MixOptions(crop_samples=8000, snr_db=(3.0, 9.0), clean_only=0.0, noise_only=0.0)
     mixer = Mixer(*folders, options)
     for step in range(40):
         noisy, clean = mixer.pair(np.random.default_rng(step))
@@ -80,6 +80,11 @@ def test_a_mixture_has_unit_rms_and_a_ratio_within_the_range_asked_for(folders):
         assert rms(noisy) == pytest.approx(1.0, abs=1e-3)
         assert 2.99 < ratio < 9.01
         assert np.isfinite(noisy).all()
+
+
+def test_a_pause_is_noise_alone_with_silence_as_its_target(folders):
+    noisy, clean = Mixer(*folders, MixOptions(crop_samples=8000, noise_only=1.0)).pair(np.random.default_rng(0))
+    assert rms(noisy) == pytest.approx(1.0, abs=1e-3) and not clean.any()
 
 
 def test_a_folder_without_audio_is_named(tmp_path):

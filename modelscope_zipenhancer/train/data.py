@@ -23,6 +23,7 @@ class MixOptions:
     crop_samples: int = 2 * SAMPLE_RATE
     snr_db: tuple = (-5.0, 20.0)  # uniform
     clean_only: float = 0.03  # nearly no noise: teaches to leave clean speech alone
+    noise_only: float = 0.05  # no speech: teaches to leave nothing of a pause
     real_noise: float = 0.55  # a recording, else a generator
     second_noise: float = 0.3  # one more noise on top, of either kind
     speech_eq: float = 0.3  # a random equaliser on the speech, in the target too
@@ -83,6 +84,8 @@ class Mixer:
     def pair(self, rng: np.random.Generator) -> tuple:
         o = self.options
         clean, noise = self.speech(rng), self.one_noise(rng)
+        if rng.random() < o.noise_only:
+            return (noise / (rms(noise) + 1e-8)).astype(np.float32), np.zeros(o.crop_samples, np.float32)
         if rng.random() < o.second_noise:
             noise = noise + self.one_noise(rng) * rng.uniform(0.1, 1.0)
         snr = 40.0 if rng.random() < o.clean_only else rng.uniform(*o.snr_db)
