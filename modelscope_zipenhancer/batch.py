@@ -59,7 +59,7 @@ def find_jobs(inputs: list, output: str | None, suffix: str | None = None) -> li
     suffix: of the outputs; by default the input's own if it can be written, else '.wav'. Raises
     AudioNotFoundError, OutputError or OptionError.
     """
-    several = len(inputs) > 1 or os.path.isdir(inputs[0]) or _is_pattern(inputs[0])
+    several = names_several(inputs)
     into_folder = several or (output and (os.path.isdir(output) or output.endswith(("/", os.sep))))
     if several and output and os.path.splitext(output)[1].lower() in audio.FORMATS:
         raise OptionError(f"-o {output!r} names a file, and there are several recordings: name a folder")
@@ -84,6 +84,11 @@ def find_jobs(inputs: list, output: str | None, suffix: str | None = None) -> li
                 )
             jobs.setdefault(key, Job(source, target))
     return list(jobs.values())
+
+
+def names_several(inputs: list) -> bool:
+    """Whether these may be more than one recording, however many there are."""
+    return len(inputs) > 1 or os.path.isdir(inputs[0]) or _is_pattern(inputs[0])
 
 
 def refuse_inputs_as_outputs(jobs: list) -> None:

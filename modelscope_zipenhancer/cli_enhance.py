@@ -96,7 +96,7 @@ def run(args) -> int:
         for job in todo:
             print(f"{job.source} -> {job.output}")
         return 0
-    single = len(jobs) == 1 and not os.path.isdir(args.input[0])
+    single = not batch.names_several(args.input)
     if todo:
         if not single or args.output and args.output.endswith(("/", os.sep)):
             batch.make_folder(args.output or os.path.dirname(todo[0].output))

@@ -50,8 +50,7 @@ class Stream:
     ):
         """backend: as `engine` has it. sample_rate: in Hz, of the blocks that go in and come out.
 
-        gain: the factor to unit RMS where the whole recording's is known; else each channel's follows
-        its level slowly.
+        gain: as StreamingSession has it.
         """
         self.sample_rate, self.channels = check_rate(sample_rate), channels
         if channels < 1:
@@ -162,7 +161,7 @@ def check_rate(rate: int) -> int:
 def resampler_delay(rate: int, target: int) -> float:
     """The longest that soxr's stream holds a sample back, in seconds; found by trying.
 
-    It computes in blocks of its own, so this is three to ten times its filter's delay.
+    It computes in blocks of its own, so this is several times its filter's delay.
     """
     if rate == target:
         return 0.0

@@ -227,6 +227,8 @@ def test_a_glob_that_the_shell_left_alone_is_expanded_below_its_folder(here, ide
         write(here / name)
     assert enhance("in/**/*.wav", "-o", "out") == 0
     assert tree(here / "out") == ["a.wav", "sub/b.wav"]
+    assert enhance("in/**/*.flac", "-o", "two/three") == 0
+    assert tree(here / "two") == ["three/sub/c.flac"]
     write(here / "odd[1].wav")
     assert enhance("odd[1].wav", "-o", "one.wav") == 0
 
