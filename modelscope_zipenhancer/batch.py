@@ -179,8 +179,8 @@ def run_jobs(load: tuple, jobs: Iterable, options: dict, processes: int) -> Iter
             try:
                 yield future.result()
             except BrokenProcessPool:
-                reason = f"{job.source!r}: not done, a process died, perhaps for lack of memory: fewer --jobs"
-                yield Result(job.source, job.output, "failed", error=reason)
+                reason = "not done, a process died, perhaps of memory: --resume with fewer --jobs"
+                yield Result(job.source, job.output, "failed", error=f"{job.source!r}: {reason}")
         finished = True
     finally:
         if not finished:
