@@ -72,31 +72,6 @@ def test_the_pieces_of_a_long_recording_join_without_a_step(ours, builtin, monke
     assert np.abs(np.diff(samples_of(ours(source)))).max() <= 1
 
 
-def test_the_pieces_of_a_long_recording_share_one_gain(ours, builtin, monkeypatch):
-    loudness = np.repeat([1.0, 0.05, 1.0, 0.2], 44000).astype(np.float32)
-    source = wav_bytes(noisy_speech(11.0) * loudness)
-    gains = []
-
-    def with_gain(x, gain=None):
-        gains.append(gain)
-        return x
-
-    monkeypatch.setattr(ours, "backend", with_gain)
-    ours(source)
-    assert len(gains) > 1 and len({float(gain[0]) for gain in gains}) == 1
-
-    network_heard, network = [], builtin.model.model.forward
-
-    def listened(mag, pha):
-        network_heard.append(float(mag.square().mean()))
-        return network(mag, pha)
-
-    monkeypatch.setattr(builtin.model.model, "forward", listened)
-    builtin(source)
-    # To its network the quiet parts are as loud as the loud ones.
-    assert max(network_heard) / min(network_heard) < 2
-
-
 def test_full_scale_is_clipped_not_wrapped(ours, builtin, monkeypatch):
     stand_in(monkeypatch, ours, builtin, np.ones_like)
     source = wav_bytes(noisy_speech(2.0))
