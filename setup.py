@@ -35,8 +35,18 @@ if __name__ == "__main__":  # ModelScope may import every .py of a model dir
         extras_require={
             "plot": ["matplotlib"],
             "train": ["torchaudio"],
-            "eval": ["pesq", "pystoi"],
-            "dev": ["pytest", "ruff", "matplotlib", "onnx", "onnxruntime", "pesq", "pystoi"],
+            "eval": ["pesq", "pystoi", "scipy", "matplotlib"],
+            "dev": [
+                "pytest",
+                "ruff",
+                "matplotlib",
+                "onnx",
+                "onnxruntime",
+                "pesq",
+                "pystoi",
+                "scipy",
+                "six",  # FRCRN, which must go on working beside us, imports it
+            ],
         },
         entry_points={"console_scripts": ["zipenhancer=modelscope_zipenhancer.cli:main"]},
     )

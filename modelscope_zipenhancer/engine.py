@@ -117,7 +117,8 @@ def enhance(
     """Enhance a whole recording: float32 (samples,) at 16 kHz in, as many out, at the same level.
 
     Up to 6 s in one pass. Beyond, stitch='crossfade' cuts by `grid`; stitch='builtin' makes the
-    built-in's hard splices of 2 s windows, for comparison. progress(samples_done, samples) is called after each chunk.
+    built-in's hard splices of 2 s windows, for comparison. progress(samples_done, samples) is called
+    after each chunk.
     """
     if stitch not in ("crossfade", "builtin"):
         raise ValueError(f"stitch={stitch!r}: 'crossfade' or 'builtin'")

@@ -6,6 +6,7 @@ and measured in parallel. What can't be measured is named and counted, never ave
 
 import contextlib
 import csv
+import functools
 import multiprocessing
 import os
 import re
@@ -384,4 +385,5 @@ def _systems(args, stack: contextlib.ExitStack):
     for model in args.model:
         from .enhancer import Enhancer
 
-        yield model, *noisy, Enhancer.from_pretrained(model, args.device)
+        enhancer = Enhancer.from_pretrained(model, args.device)
+        yield model, *noisy, functools.partial(enhancer, output_rate=SAMPLE_RATE, mono=True)

@@ -83,7 +83,8 @@ def test_a_mixture_has_unit_rms_and_a_ratio_within_the_range_asked_for(folders):
 
 
 def test_a_pause_is_noise_alone_with_silence_as_its_target(folders):
-    noisy, clean = Mixer(*folders, MixOptions(crop_samples=8000, noise_only=1.0)).pair(np.random.default_rng(0))
+    mixer = Mixer(*folders, MixOptions(crop_samples=8000, noise_only=1.0))
+    noisy, clean = mixer.pair(np.random.default_rng(0))
     assert rms(noisy) == pytest.approx(1.0, abs=1e-3) and not clean.any()
 
 
