@@ -129,6 +129,7 @@ class FastLayer:
         hidden = _linear(x, self.scores_in, scratch, "hidden").view(n, length, -1)
         query, key, pos_query = hidden.split(self.split, dim=-1)
         weights = scratch.take("weights", heads, n, length, length)
+        sums = scratch.take("sums", heads, n, length)
         block = max(1, min(length, BLOCK_FLOATS // (heads * n * length)))
         for start in range(0, length, block):
             stop = min(start + block, length)
@@ -152,7 +153,8 @@ class FastLayer:
                 out.copy_(scores.div_(LOG2_E).softmax(-1))
             else:
                 torch.exp2(scores, out=out)
-        return weights, weights.sum(-1).reciprocal_()
+            torch.sum(out, -1, out=sums[:, :, start:stop])
+        return weights, sums.reciprocal_()
 
     def _feed_forward(self, u, folded, scratch, exact):
         in_proj, out_weight = folded

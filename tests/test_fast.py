@@ -175,7 +175,6 @@ def test_any_number_of_torch_threads_gives_the_same_and_is_left_alone(tmp_path):
         f"""
         import threading, torch
         from modelscope_zipenhancer.fast import FastNetwork
-from modelscope_zipenhancer.fast_layer import FastLayer
 
         form = FastNetwork(torch.load({str(tmp_path / "model.pt")!r}, weights_only=False))
         x = torch.rand(1, 201, 60), torch.rand(1, 201, 60)
