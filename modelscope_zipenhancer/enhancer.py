@@ -56,7 +56,8 @@ class Enhancer:
             raise OptionError(f"unknown backend {backend!r}, known are: {', '.join(BACKENDS)}")
         import torch
 
-        from .model import TorchBackend, load_model
+        from .backend import TorchBackend
+        from .model import load_model
 
         folder = find_model(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,6 @@ Submodules are named as in the released checkpoint, so that its 453 entries load
 
 import os
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -385,18 +384,3 @@ def save_weights(model: ZipEnhancer, path: str) -> None:
     entries = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     with replacing(path) as temporary:
         torch.save({"generator": entries}, temporary)
-
-
-class TorchBackend:
-    """The network as the engine calls it: float32 arrays (batch, samples) in and out."""
-
-    def __init__(self, model: ZipEnhancer):
-        self.model = model
-
-    def __call__(self, waveform: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)).to(device)
-            if gain is not None:
-                gain = torch.as_tensor(gain, dtype=torch.float32, device=device)
-            return self.model.denoise(x, gain).cpu().numpy()

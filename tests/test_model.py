@@ -10,8 +10,10 @@ from modelscope.models.audio.ans.zipenhancer import AttrDict
 from modelscope.models.audio.ans.zipenhancer import ZipEnhancer as BuiltIn
 
 from modelscope_zipenhancer import model as model_module
+from modelscope_zipenhancer.backend import TorchBackend
 from modelscope_zipenhancer.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.errors import CheckpointError, ConfigError, ModelNotFoundError
+from modelscope_zipenhancer.fast import FastNetwork
 from modelscope_zipenhancer.model import ZipEnhancer, load_model, load_weights, mag_pha_istft, mag_pha_stft
 
 SIZES = {
@@ -249,7 +251,19 @@ def test_a_configuration_that_is_none_is_refused_with_its_path(text, tmp_path):
 
 
 def test_the_backend_takes_and_gives_arrays(small_model):
-    backend = model_module.TorchBackend(small_model)
     x = noise(2, 4000).numpy()
-    y = backend(x, np.array([3.0, 4.0], np.float32))
+    y = TorchBackend(small_model)(x, np.array([3.0, 4.0], np.float32))
     assert (y.dtype, y.shape) == (np.float32, x.shape)
+
+
+def test_the_fast_form_is_what_runs_on_a_cpu_and_it_sees_new_weights():
+    model = seeded_model()
+    backend = TorchBackend(model)
+    x = noise(1, 4000)
+    assert isinstance(backend.network(), FastNetwork)
+    assert backend.network() is backend.network()
+    before = backend(x.numpy())
+    model.load_state_dict(seeded_model(seed=1).state_dict())
+    after = backend(x.numpy())
+    assert relative_error(torch.from_numpy(after), model.denoise(x)) < 1e-3
+    assert not np.allclose(before, after)

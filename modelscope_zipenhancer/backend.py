@@ -1,0 +1,38 @@
+"""The network as the engine calls it: arrays in and out, on whatever device the network is."""
+
+import numpy as np
+import torch
+
+from .fast import FastNetwork
+from .model import ZipEnhancer
+
+
+class TorchBackend:
+    """float32 (batch, samples) at 16 kHz[, gain (batch,)] -> the same shape and level.
+
+    On a CPU the network's fast form runs (fast.py), folded anew when the weights have changed.
+    """
+
+    def __init__(self, model: ZipEnhancer):
+        self.model = model
+        self._fast = None  # (versions of the weights, FastNetwork of them)
+
+    def __call__(self, waveform: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+        network = self.network()
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)).to(device)
+            if gain is not None:
+                gain = torch.as_tensor(gain, dtype=torch.float32, device=device)
+            return network.denoise(x, gain).cpu().numpy()
+
+    def network(self):
+        """What runs: FastNetwork for weights on a CPU, else the model itself."""
+        weights = list(self.model.parameters())
+        if weights[0].device.type != "cpu":
+            return self.model
+        versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
+        fast = self._fast
+        if fast is None or fast[0] != versions:
+            fast = self._fast = (versions, FastNetwork(self.model))
+        return fast[1]
