@@ -11,18 +11,15 @@
 Shapes: B batch, T frames, F bins, C channels.
 """
 
-import ctypes
-import functools
 import math
-import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fast_layer import FastLayer, Scratch
+from .fast_layer import FastLayer
+from .jobs import Jobs, Scratch, Workspace
 from .model import COMPRESSION, HOP_LENGTH, N_FFT, ZipEnhancer, at_unit_rms, mag_pha_stft
 
 CONV_FLOATS = 1_200_000  # inputs and outputs of one slice of a convolution
@@ -82,7 +79,7 @@ class FastNetwork:
         spectrum = torch.complex(real.mul_(expand), imag.mul_(expand))
         return torch.istft(spectrum, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), length=samples)
 
-    def _enhance(self, x: Tensor, out, workspace: "Workspace", run: "Jobs") -> None:
+    def _enhance(self, x: Tensor, out, workspace: Workspace, run: Jobs) -> None:
         """x (T, F, 2) to out: magnitude, real, imaginary, (F, T) each."""
         frames, bins, half, channels = *x.shape[:2], (x.shape[1] + 1) // 2, self.channels
         size = frames * half * channels
@@ -91,9 +88,9 @@ class FastNetwork:
 
         planes = list(memory[: 5 * frames * bins * channels].view(5, frames, bins, channels))
         self._lift(x, planes[0], run)
-        norm = run.dense(self.dense, planes)
-        norm = self.shrink_norm.of(run.conv(self.shrink, norm.reader(planes[4]), body))
-        run.norm(norm, body)
+        norm = dense_block(self.dense, planes, run)
+        norm = self.shrink_norm.of(convolve(self.shrink, norm.reader(planes[4]), body, run))
+        normalize(norm, body, run)
 
         for stack in self.stacks:
             stack(body, memory, run)
@@ -111,7 +108,7 @@ class FastNetwork:
         real.masked_fill_(origin, 1.0).mul_(scale)
         imag.mul_(scale)
 
-    def _lift(self, x: Tensor, out: Tensor, run: "Jobs") -> None:
+    def _lift(self, x: Tensor, out: Tensor, run: Jobs) -> None:
         """The encoder's 1x1 convolution, norm and activation, (T, F, 2) -> (T, F, C), in one pass.
 
         The variance of a linear map of two numbers follows from the covariance of the two.
@@ -235,6 +232,36 @@ def moments(x: Tensor):
     return x.shape[0], mean, variances.add_((means - mean).square_()).mean(0)
 
 
+def convolve(conv: Conv, reader, out: Tensor, run: Jobs) -> list:
+    """Convolve reader(start, stop, scratch) into out (T, F, C); the moments of the slices."""
+
+    def job(start, stop, scratch):
+        out[start:stop] = conv(reader(start, stop, scratch)).view(-1, *out.shape[1:])
+        return moments(out[start:stop])
+
+    outputs, inputs = conv.weight.shape[:2]
+    bins = out[0].numel() // outputs * conv.options["stride"][1]
+    return run.slices(job, out.shape[0], CONV_FLOATS // ((inputs + outputs) * bins))
+
+
+def normalize(norm: Normalize, x: Tensor, run: Jobs) -> None:
+    """In place, x (T, F, C)."""
+
+    def job(start, stop, scratch):
+        x[start:stop] = norm(x[start:stop], scratch)
+
+    run.slices(job, x.shape[0], SLICE_FLOATS // x[0].numel())
+
+
+def dense_block(layers, planes, run: Jobs) -> Normalize:
+    """planes[0] (T, F, C) -> planes[1..4]; returns the norm that the last of them still needs."""
+    for i, layer in enumerate(layers):
+        norm = layer.norm.of(convolve(layer, layer.reader(planes[: i + 1]), planes[i + 1], run))
+        if i + 1 < len(layers):
+            normalize(norm, planes[i + 1], run)
+    return norm
+
+
 class Decoder:
     """Dense block, sub-pixel convolution and last convolutions: (T, F, C) -> (2F-1, T) for each head."""
 
@@ -245,10 +272,10 @@ class Decoder:
         self.heads = torch.cat([head.weight[0, :, 0] for head in heads], dim=1)  # (C, 2 for each head)
         self.biases = [head.bias.item() for head in heads]
 
-    def __call__(self, planes, wide: Tensor, outs, run: "Jobs") -> None:
+    def __call__(self, planes, wide: Tensor, outs, run: Jobs) -> None:
         """planes: x and four more like it to work in; wide: (T, 2F, C), too."""
-        norm = run.dense(self.dense, planes)
-        norm = self.norm.of(run.conv(self.up, norm.reader(planes[4]), wide))
+        norm = dense_block(self.dense, planes, run)
+        norm = self.norm.of(convolve(self.up, norm.reader(planes[4]), wide, run))
 
         def job(start, stop, scratch):
             z = norm(wide[start:stop], scratch) @ self.heads  # of each bin what it gives to itself, and to
@@ -278,7 +305,7 @@ class Stack:
             for f_layer, t_layer in zip(block.f_layers, block.t_layers)
         ]
 
-    def __call__(self, x: Tensor, memory: Tensor, run: "Jobs") -> None:
+    def __call__(self, x: Tensor, memory: Tensor, run: Jobs) -> None:
         t_step, f_step = (len(weights) for weights in self.weights)
         y = x
         if self.combine is not None:
@@ -292,8 +319,8 @@ class Stack:
 
             run.slices(down, y.shape[0], SLICE_FLOATS // x[0].numel())
         for f_layer, t_layer in self.layers:
-            run.layer(f_layer, y)
-            run.layer(t_layer, y.transpose(0, 1))
+            f_layer.apply(y, run)
+            t_layer.apply(y.transpose(0, 1), run)
         if self.combine is not None:
 
             def up(start, stop, scratch):
@@ -313,115 +340,3 @@ def _average(x: Tensor, weights, out: Tensor) -> None:
         out[: len(part)].add_(part, alpha=weights[k])
         if len(part) < len(out):
             out[-1].add_(x[-1], alpha=weights[k])
-
-
-# ---- memory and threads ------------------------------------------------------------------------
-
-
-class Workspace:
-    """The memory of one call."""
-
-    def __init__(self):
-        self.shared = Scratch()
-        self.scratches = []  # of each thread
-
-    def take(self, *sizes: int):
-        return self.shared.take("planes", sum(sizes)).split(sizes)
-
-
-class Jobs:
-    """Runs slices of work on torch.get_num_threads() threads, each of which uses one core.
-
-    That beats handing each operation to all cores by 10 %, as a slice is too small to be shared. Where
-    threads can't be held to one core, the caller's thread does all slices, in torch's way.
-    """
-
-    def __init__(self, workspace: Workspace):
-        count = torch.get_num_threads() if _torch_library() else 1
-        workspace.scratches.extend(Scratch() for _ in range(count - len(workspace.scratches)))
-        self.scratches = workspace.scratches[:count]
-        self.pool = ThreadPoolExecutor(count, initializer=_use_one_core) if count > 1 else None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.pool:
-            self.pool.shutdown()
-
-    def slices(self, job, length: int, step: int) -> list:
-        """[job(start, stop, scratch), ...] of the slices of range(length)."""
-        step = max(1, step)
-        starts, results = deque(range(0, length, step)), {}
-
-        @torch.inference_mode()
-        def work(scratch):
-            while starts:
-                try:
-                    start = starts.popleft()
-                except IndexError:  # another thread took the last
-                    return
-                results[start] = job(start, min(start + step, length), scratch)
-
-        if self.pool:
-            for future in [self.pool.submit(work, scratch) for scratch in self.scratches]:
-                future.result()
-        else:
-            work(self.scratches[0])
-        return [results[start] for start in sorted(results)]
-
-    def conv(self, conv: Conv, reader, out: Tensor) -> list:
-        """Convolve reader(start, stop, scratch) into out (T, F, C); the moments of the slices."""
-
-        def job(start, stop, scratch):
-            out[start:stop] = conv(reader(start, stop, scratch)).view(-1, *out.shape[1:])
-            return moments(out[start:stop])
-
-        outputs, inputs = conv.weight.shape[:2]
-        bins = out[0].numel() // outputs * conv.options["stride"][1]
-        return self.slices(job, out.shape[0], CONV_FLOATS // ((inputs + outputs) * bins))
-
-    def norm(self, norm: Normalize, x: Tensor) -> None:
-        def job(start, stop, scratch):
-            x[start:stop] = norm(x[start:stop], scratch)
-
-        self.slices(job, x.shape[0], SLICE_FLOATS // x[0].numel())
-
-    def dense(self, layers, planes) -> Normalize:
-        """A dense block, planes[0] (T, F, C) -> planes[1..4]; returns the norm that the last still needs."""
-        for i, layer in enumerate(layers):
-            norm = layer.norm.of(self.conv(layer, layer.reader(planes[: i + 1]), planes[i + 1]))
-            if i + 1 < len(layers):
-                self.norm(norm, planes[i + 1])
-        return norm
-
-    def layer(self, layer: FastLayer, x: Tensor) -> None:
-        """x (N, L, C) in place."""
-        layer.positions(x.shape[1])  # before the threads all make it
-
-        def job(start, stop, scratch):
-            layer(x[start:stop], scratch)
-
-        self.slices(job, x.shape[0], layer.slice_rows(x.shape[1]))
-
-
-@functools.cache
-def _torch_library():
-    """torch's own library, if it does its work with OpenMP."""
-    try:
-        library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
-        return library if hasattr(library, "omp_set_num_threads") else None
-    except OSError:
-        return None
-
-
-def _use_one_core() -> None:
-    """Hold the calling thread to one core: its setting only.
-
-    torch.set_num_threads would also set what threads started later begin with.
-    """
-    torch.get_num_threads()  # torch sets up a thread when it first asks, and would undo the rest
-    library = _torch_library()
-    library.omp_set_num_threads(1)
-    if hasattr(library, "MKL_Set_Num_Threads_Local"):
-        library.MKL_Set_Num_Threads_Local(1)

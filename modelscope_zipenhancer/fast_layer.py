@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .jobs import Jobs, Scratch
 from .zipformer import RelativePositions
 
 HIDDEN_FLOATS = 440_000  # of the widest activation of a slice: 1400 tokens of S
@@ -19,24 +20,6 @@ LOG2_E = math.log2(math.e)
 # SwooshL and SwooshR as softplus(z) - 0.08 z - constant, of z = x - shift.
 SWOOSH_L = {"shift": 4.0, "constant": 0.08 * 4.0 + 0.035}
 SWOOSH_R = {"shift": 1.0, "constant": 0.08 * 1.0 + 0.313261687}
-
-
-class Scratch:
-    """Named buffers of one thread, which grow to the largest shape asked for.
-
-    Kept, because fresh memory costs 2 us for each 4 KB: as much as the arithmetic on it.
-    """
-
-    def __init__(self):
-        self.buffers = {}
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Memory of that shape, with anything in it; the last of that name is lost."""
-        size = math.prod(shape)
-        buffer = self.buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self.buffers[name] = torch.empty(size)
-        return buffer[:size].view(shape)
 
 
 class FastLayer:
@@ -73,10 +56,12 @@ class FastLayer:
         self.out = layer.bypass.bypass_scale.detach() * outer.bypass_scale.detach()
         self.tables = {}
 
-    def slice_rows(self, length: int) -> int:
-        """Sequences to pass at a time."""
-        by_hidden = HIDDEN_FLOATS // (self.width * length)
-        return max(1, min(by_hidden, SCORE_FLOATS // (self.heads * length**2)))
+    def apply(self, x: Tensor, run: Jobs) -> None:
+        """x (N, L, C) in place, any strides, some sequences at a time."""
+        length = x.shape[1]
+        self.positions(length)  # before several threads would make it
+        rows = min(HIDDEN_FLOATS // (self.width * length), SCORE_FLOATS // (self.heads * length**2))
+        run.slices(lambda start, stop, scratch: self(x[start:stop], scratch), x.shape[0], rows)
 
     def positions(self, length: int) -> Tensor:
         """Keys of the relative positions, (H, D, 2L-1); the last few lengths are kept."""

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from modelscope_zipenhancer import fast
+from modelscope_zipenhancer import jobs
 from modelscope_zipenhancer.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.fast import FastNetwork
 from modelscope_zipenhancer.fast_layer import FastLayer
@@ -198,6 +198,6 @@ def test_any_number_of_torch_threads_gives_the_same_and_is_left_alone(tmp_path):
 def test_it_runs_where_threads_cannot_be_held_to_a_core(monkeypatch):
     form = FastNetwork(network())
     expected = form(*spectra(1, 20))
-    monkeypatch.setattr(fast, "_torch_library", lambda: None)
+    monkeypatch.setattr(jobs, "_torch_library", lambda: None)
     for a, b in zip(form(*spectra(1, 20)), expected):
         assert error(a, b) < 1e-5
