@@ -1,0 +1,61 @@
+"""What a stream's latency costs in quality: the table in docs/usage.md behind the defaults.
+
+    python benchmarks/latency.py --clean DIR --noise DIR [--model tiny] [--recordings 6]
+
+The recordings of grid.py, in one pass and streamed with smaller and smaller chunks.
+"""
+
+import argparse
+
+import numpy as np
+from grid import recordings
+from pesq import pesq
+from pystoi import stoi
+
+from modelscope_zipenhancer.engine import SAMPLE_RATE
+from modelscope_zipenhancer.enhancer import Enhancer
+from modelscope_zipenhancer.measures import si_sdr
+
+STREAMS = (  # chunk, past, ahead in ms
+    (2000, 750, 200),
+    (1000, 750, 200),
+    (500, 1250, 200),
+    (500, 1350, 100),
+    (500, 750, 100),
+    (250, 1600, 100),
+    (250, 1650, 50),
+    (100, 1800, 50),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clean", required=True)
+    parser.add_argument("--noise", required=True)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--recordings", type=int, default=6)
+    args = parser.parse_args()
+    enhancer = Enhancer.from_pretrained(args.model, "cpu")
+    rows = {}
+
+    def score(name, y, clean):
+        values = pesq(SAMPLE_RATE, clean, y, "wb"), stoi(clean, y, SAMPLE_RATE), si_sdr(clean, y)
+        rows.setdefault(name, []).append(values)
+
+    for noisy, clean in recordings(args.clean, args.noise, args.recordings):
+        score("| noisy | | | |", noisy, clean)
+        score("| one pass | | | |", enhancer.backend(noisy[None])[0], clean)
+        for chunk, past, ahead in STREAMS:
+            stream = enhancer.stream(chunk, past, ahead)
+            work = (chunk + past + ahead + 50) / chunk
+            name = f"| {chunk} | {past} | {ahead} | {stream.latency_ms:.0f} ms, work {work:.1f} |"
+            score(name, np.concatenate([stream.feed(noisy), stream.flush()]), clean)
+    print("| chunk, ms | past, ms | ahead, ms | latency | WB-PESQ | STOI | SI-SDR, dB |")
+    print("|---|---|---|---|---|---|---|")
+    for name, values in rows.items():
+        quality, intelligible, ratio = np.mean(values, axis=0)
+        print(f"{name} {quality:.3f} | {intelligible:.3f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
