@@ -30,8 +30,7 @@ class FastNetwork:
     """A ZipEnhancer for CPU inference: `fast(mag, pha)` and `fast.denoise(waveform)`.
 
     May be called from several threads at once. Each call takes a workspace, about 5.5 * T * F * C
-    floats, which is kept for later calls; T is that of the longest so far. Uses
-    torch.get_num_threads() cores and leaves that setting alone.
+    floats for the longest T so far, which is kept for later calls. Uses torch.get_num_threads() cores.
     """
 
     def __init__(self, model: ZipEnhancer):
@@ -54,30 +53,40 @@ class FastNetwork:
 
         The last two are the enhanced magnitude, compressed, times cos and sin of the enhanced phase.
         """
-        outs = [torch.empty_like(noisy_mag, memory_format=torch.contiguous_format) for _ in range(3)]
+        return self._on_cores(self._call, noisy_mag, noisy_pha)
+
+    def denoise(self, waveform: Tensor, gain: Tensor = None) -> Tensor:
+        """ZipEnhancer.denoise: (B, samples) at 16 kHz, float32, and optionally (B,) -> the same shape."""
+        return self._on_cores(self._denoise, waveform, gain)
+
+    def _on_cores(self, function, *args):
+        """function(*args, workspace, run)"""
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
         try:
-            with torch.inference_mode(), Jobs(workspace) as run:
-                for mag, pha, *out in zip(noisy_mag, noisy_pha, *outs):
-                    self._enhance(torch.stack([mag.t(), pha.t()], dim=-1), out, workspace, run)
+            with Jobs(workspace) as run:
+                return run.call(function, *args, workspace, run)
         finally:
             self._idle.append(workspace)
+
+    def _denoise(self, waveform: Tensor, gain: Tensor, workspace: Workspace, run: Jobs) -> Tensor:
+        def enhance(scaled, samples):
+            mag, pha, _ = mag_pha_stft(scaled)
+            mag, real, imag = self._call(mag, pha, workspace, run)
+            expand = mag.pow_(1.0 / COMPRESSION - 1.0)  # by which mag ** (1 / COMPRESSION) exceeds mag
+            spectrum = torch.complex(real.mul_(expand), imag.mul_(expand))
+            return torch.istft(spectrum, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), length=samples)
+
+        return at_unit_rms(enhance, waveform, gain)
+
+    def _call(self, noisy_mag: Tensor, noisy_pha: Tensor, workspace: Workspace, run: Jobs):
+        outs = [torch.empty_like(noisy_mag, memory_format=torch.contiguous_format) for _ in range(3)]
+        with torch.inference_mode():
+            for mag, pha, *out in zip(noisy_mag, noisy_pha, *outs):
+                self._enhance(torch.stack([mag.t(), pha.t()], dim=-1), out, workspace, run)
         return tuple(outs)
-
-    @torch.no_grad()
-    def denoise(self, waveform: Tensor, gain: Tensor = None) -> Tensor:
-        """ZipEnhancer.denoise: (B, samples) at 16 kHz, float32, and optionally (B,) -> the same shape."""
-        return at_unit_rms(self._denoise_scaled, waveform, gain)
-
-    def _denoise_scaled(self, waveform: Tensor, samples: int) -> Tensor:
-        mag, pha, _ = mag_pha_stft(waveform)
-        mag, real, imag = self(mag, pha)
-        expand = mag.pow_(1.0 / COMPRESSION - 1.0)  # by which mag ** (1 / COMPRESSION) exceeds mag
-        spectrum = torch.complex(real.mul_(expand), imag.mul_(expand))
-        return torch.istft(spectrum, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), length=samples)
 
     def _enhance(self, x: Tensor, out, workspace: Workspace, run: Jobs) -> None:
         """x (T, F, 2) to out: magnitude, real, imaginary, (F, T) each."""
@@ -278,8 +287,8 @@ class Decoder:
         norm = self.norm.of(convolve(self.up, norm.reader(planes[4]), wide, run))
 
         def job(start, stop, scratch):
-            z = norm(wide[start:stop], scratch) @ self.heads  # of each bin what it gives to itself, and to
-            for i, (out, bias) in enumerate(zip(outs, self.biases)):  # the one before it
+            z = norm(wide[start:stop], scratch) @ self.heads  # what a bin gives itself and the one before
+            for i, (out, bias) in enumerate(zip(outs, self.biases)):
                 out[:, start:stop] = (z[:, :-1, 2 * i] + z[:, 1:, 2 * i + 1]).add_(bias).t()
 
         run.slices(job, wide.shape[0], SLICE_FLOATS // wide[0].numel())

@@ -62,6 +62,19 @@ class Jobs:
         if self.pool:
             self.pool.shutdown()
 
+    def call(self, function, *args):
+        """function(*args), which may call `slices`, on one of the threads.
+
+        What is between the slices has to leave the other cores alone, too: OpenMP's threads go on
+        spinning for a while after each operation.
+        """
+
+        @torch.no_grad()
+        def call():
+            return function(*args)
+
+        return self.pool.submit(call).result() if self.pool else call()
+
     def slices(self, job, length: int, step: int) -> list:
         """[job(start, stop, scratch), ...] of the slices of range(length)."""
         step = max(1, step)
@@ -76,11 +89,11 @@ class Jobs:
                     return
                 results[start] = job(start, min(start + step, length), scratch)
 
-        if self.pool:
-            for future in [self.pool.submit(work, scratch) for scratch in self.scratches]:
-                future.result()
-        else:
-            work(self.scratches[0])
+        helpers = self.scratches[1 : len(starts)]  # the thread that calls works, too
+        futures = [self.pool.submit(work, scratch) for scratch in helpers]
+        work(self.scratches[0])
+        for future in futures:
+            future.result()
         return [results[start] for start in sorted(results)]
 
 
