@@ -112,8 +112,7 @@ class FastNetwork:
         mag.relu_()
         # mag times cos and sin of atan2(imag, real), which is 0 at the origin
         length = torch.hypot(real, imag)
-        origin = length == 0
-        scale = mag / length.masked_fill_(origin, 1.0)
+        scale = mag / length.masked_fill(origin := length == 0, 1.0)
         real.masked_fill_(origin, 1.0).mul_(scale)
         imag.mul_(scale)
 
