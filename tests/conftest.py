@@ -97,8 +97,8 @@ def builtin(quick_model_dir):
 def run_python(tmp_path):
     """Run code in a fresh interpreter, in a folder of its own; returns what it printed."""
 
-    def run(code: str, package: bool = True, **environment) -> str:
-        settings = {**os.environ, "PYTHONPATH": str(ROOT) if package else "", **environment}
+    def run(code: str, **environment) -> str:
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=settings,
