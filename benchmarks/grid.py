@@ -19,15 +19,11 @@ from modelscope_zipenhancer.measures import si_sdr
 
 SECONDS = 30
 GRIDS = {  # window, past, ahead, fade in seconds
-    "2 s, hard splice": (2, 0.25, 0.25, 0),
-    "2 s, fade 0.5": (2, 0, 0, 0.5),
     "2 s, context 0.25, fade 0.25": (2, 0.25, 0.25, 0.25),
-    "3 s, context 0.25, fade 0.25": (3, 0.25, 0.25, 0.25),
     "4 s, fade 0.5": (4, 0, 0, 0.5),
     "4 s, context 0.25, fade 0.25": (4, 0.25, 0.25, 0.25),
     "4 s, context 0.5, fade 0.25": (4, 0.5, 0.5, 0.25),
     "6 s, context 0.25, fade 0.25": (6, 0.25, 0.25, 0.25),
-    "6 s, context 0.5, fade 0.5": (6, 0.5, 0.5, 0.5),
 }
 
 

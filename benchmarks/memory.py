@@ -18,14 +18,14 @@ import numpy as np
 import soundfile
 
 CHILD = """
-import json, os, resource, sys, time
+import json, os, sys, time
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import modelscope_zipenhancer
 from modelscope.pipelines import pipeline
 model, path, out = sys.argv[1:]
 ans = pipeline("acoustic-noise-suppression", model=model, device="cpu")
-rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+rss = lambda: int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) / 1024
 loaded, start = rss(), time.perf_counter()
 pcm = ans(path, output_path=out)["output_pcm"]
 spent = time.perf_counter() - start
