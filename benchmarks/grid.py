@@ -52,13 +52,18 @@ def chunked(backend, x, grid: Grid, one_gain: bool) -> np.ndarray:
     return np.concatenate([session.feed(x), session.flush()])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def arguments(description: str):
+    """The options of the benchmarks that enhance `recordings`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--clean", required=True)
     parser.add_argument("--noise", required=True)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--recordings", type=int, default=6)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments(__doc__)
     backend = Enhancer.from_pretrained(args.model, "cpu").backend
     rows = {}
 

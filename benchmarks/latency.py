@@ -5,10 +5,8 @@
 The recordings of grid.py, in one pass and streamed with smaller and smaller chunks.
 """
 
-import argparse
-
 import numpy as np
-from grid import recordings
+from grid import arguments, recordings
 from pesq import pesq
 from pystoi import stoi
 
@@ -26,12 +24,7 @@ STREAMS = (  # chunk, past, ahead in ms
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--clean", required=True)
-    parser.add_argument("--noise", required=True)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--recordings", type=int, default=6)
-    args = parser.parse_args()
+    args = arguments(__doc__)
     enhancer = Enhancer.from_pretrained(args.model, "cpu")
     rows = {}
 

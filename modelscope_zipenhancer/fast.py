@@ -55,7 +55,7 @@ class FastNetwork:
         """
         return self._on_cores(self._call, noisy_mag, noisy_pha)
 
-    def denoise(self, waveform: Tensor, gain: Tensor = None) -> Tensor:
+    def denoise(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
         """ZipEnhancer.denoise: (B, samples) at 16 kHz, float32, and optionally (B,) -> the same shape."""
         return self._on_cores(self._denoise, waveform, gain)
 

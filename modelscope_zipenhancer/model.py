@@ -254,7 +254,7 @@ def unit_rms_gain(waveform: Tensor) -> Tensor:
     return torch.sqrt(waveform.shape[-1] / torch.sum(waveform**2.0, dim=-1, keepdim=True))
 
 
-def at_unit_rms(enhance, waveform: Tensor, gain: Tensor = None) -> Tensor:
+def at_unit_rms(enhance, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
     """Call enhance(scaled, samples) on waveforms (B, samples) brought to unit RMS, and undo the gain.
 
     What `enhance` gets is zero-padded to N_FFT samples if shorter; it returns (B, samples).
