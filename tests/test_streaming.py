@@ -192,3 +192,20 @@ def test_an_engine_session_and_a_stream_at_16_khz_are_the_same():
     session = engine.StreamingSession(smoother, SMALL)
     expected = np.concatenate([session.feed(x), session.flush()])
     np.testing.assert_array_equal(np.concatenate(list(Stream(smoother, SMALL).run([x]))), expected)
+
+
+def test_a_seam_is_no_step_even_between_chunks_that_disagree():
+    """A click is a second difference at a seam far above those around it."""
+    count = 0
+
+    def moody(waveform):  # the worst case: every chunk at another level
+        nonlocal count
+        count += 1
+        return waveform * (0.5 if count % 2 else 1.0)
+
+    tone = np.sin(2 * np.pi * 440 * np.arange(6 * 16000) / 16000).astype(np.float32)
+    y = np.concatenate(list(Enhancer(moody).stream(500, 500, 100).run([tone])))
+    second = np.abs(np.diff(y, 2))
+    for seam in range(8000, len(y) - 8000, 8000):
+        assert second[seam - 3 : seam + 3].max() <= 1.05 * second[seam - 320 : seam + 320].max()
+        assert second[seam - 320 : seam + 320].max() <= 1.1 * np.abs(np.diff(tone, 2)).max()
