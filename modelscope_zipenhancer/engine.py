@@ -23,13 +23,14 @@ class Grid:
         |-- past --|/ fade /|------- new -------|/ fade /|-- ahead --|
                             |<- hop: from here to here -->|
 
-    More context, more work for a second of output (window / hop) and, at the end, more latency.
+    More context, more work for a second of output (window / hop) and, at the end, more latency. The
+    default is that of recordings, chosen by the table in docs/design.md.
     """
 
     window: int = 4 * SAMPLE_RATE
-    past: int = SAMPLE_RATE // 4
-    ahead: int = SAMPLE_RATE // 4
-    fade: int = SAMPLE_RATE // 4
+    past: int = 0
+    ahead: int = 0
+    fade: int = SAMPLE_RATE // 2
 
     def __post_init__(self):
         if self.hop <= 0 or min(self.past, self.ahead, self.fade) < 0 or self.hop < self.fade:
