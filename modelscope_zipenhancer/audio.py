@@ -18,10 +18,10 @@ import urllib.request
 import numpy as np
 import soundfile
 
+from .config import SAMPLE_RATE
 from .errors import AudioError, AudioNotFoundError, FetchError, OutputError
 from .files import replacing
 
-SAMPLE_RATE = 16000  # of the network; a source is resampled to it
 FETCH_TIMEOUT = 20.0  # seconds without a byte before a URL counts as stalled
 FETCH_LIMIT = 300.0  # seconds for a whole download
 BLOCK = 1 << 20  # samples or bytes handled at a time, to bound the memory

@@ -16,7 +16,8 @@ def describe(name: str = "tiny") -> dict:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from .model import HOP_LENGTH, N_FFT, SAMPLE_RATE, load_model
+    from .config import SAMPLE_RATE
+    from .model import HOP_LENGTH, N_FFT, load_model
 
     folder = find_model(name)
     path = os.path.join(folder, WEIGHTS_FILE)

@@ -14,7 +14,6 @@ from .errors import CheckpointError, ModelNotFoundError
 from .files import replacing
 from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer, unflatten
 
-SAMPLE_RATE = 16000
 N_FFT = 400  # 25 ms, 201 bins of 40 Hz; also the window's length
 HOP_LENGTH = 100  # 6.25 ms, 160 frames a second
 COMPRESSION = 0.3  # exponent of the magnitudes that the network reads and writes

@@ -11,9 +11,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from ..model import SAMPLE_RATE
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+from ..audio import FORMATS
+from ..config import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class AudioFolder:
         self.files = []  # (path, frames, sample rate)
         for base, _, names in sorted(os.walk(folder)):
             for name in sorted(names):
-                if name.lower().endswith(AUDIO_SUFFIXES):
+                if name.lower().endswith(tuple(FORMATS)):
                     path = os.path.join(base, name)
                     info = soundfile.info(path)
                     self.files.append((path, info.frames, info.samplerate))
         if not self.files:
-            raise FileNotFoundError(f"no audio below {folder!r}; known are {', '.join(AUDIO_SUFFIXES)}")
+            raise FileNotFoundError(f"no audio below {folder!r}; known are {', '.join(FORMATS)}")
 
     def crop(self, rng: np.random.Generator, samples: int, speed: float = 1.0) -> np.ndarray:
         """A random stretch of a random recording's first channel, zero-padded if it is shorter."""
