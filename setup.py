@@ -15,7 +15,7 @@ if __name__ == "__main__":  # ModelScope may import every .py of a model dir
         long_description_content_type="text/markdown",
         license="Apache-2.0",
         packages=find_packages(include=["modelscope_zipenhancer*"]),
-        package_data={"modelscope_zipenhancer": ["models/*/*"]},
+        package_data={"modelscope_zipenhancer": ["models/*/*", "train/configs/*"]},
         python_requires=">=3.10",
         # Why each is here: docs/deployment.md
         install_requires=[

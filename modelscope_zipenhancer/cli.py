@@ -1,6 +1,7 @@
-"""The `zipenhancer` command. Only the command's files print: cli*.py, evaluate.py, train/."""
+"""The `zipenhancer` command. Only the command's files print: cli*.py, evaluate.py."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -68,12 +69,15 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(run=run_info)
 
-    evaluate = commands.add_parser("evaluate", help="measure how good the enhanced recordings are")
-    if "evaluate" in argv:  # else its imports would slow every command down
-        from . import evaluate as module
-
-        module.add_arguments(evaluate)
-        evaluate.set_defaults(run=module.run)
+    for name, module, text in (
+        ("evaluate", "evaluate", "measure how good the enhanced recordings are"),
+        ("train", "cli_train", "train a network, or fine-tune one"),
+    ):
+        command = commands.add_parser(name, help=text)
+        if name in argv:  # else its imports would slow every command down
+            module = importlib.import_module(f".{module}", __package__)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
 
     for name, text in (
         ("activate", "let ModelScope's pipelines run this package in every program of this Python"),

@@ -57,7 +57,7 @@ class ZipEnhancerModel(TorchModel):
             # The losses expect the scale that the network sees. A silent item has none: as it is.
             gain = unit_rms_gain(noisy)
             gain = gain.where(gain.isfinite(), gain.new_ones(()))
-            values = training_losses(self.model, noisy * gain, inputs["clean"] * gain)
+            values = training_losses(self.model, noisy * gain, inputs["clean"] * gain)[0]
             outputs["loss"] = values["loss"]
             outputs["log_vars"] = {name: value.item() for name, value in values.items()}
         if not (self.training and outputs):

@@ -1,0 +1,46 @@
+"""`zipenhancer train`: train a network from a config file."""
+
+import logging
+import os
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from .train import loop
+from .train.config import read_config
+from .train.validate import Validation
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="tiny, s, m, or a JSON file (docs/training.md)")
+    parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run; goes on from there")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], dest="settings")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a CUDA device if there is one")
+
+
+def run(args) -> int:
+    config = read_config(args.config, args.settings)
+    batches = config.batches()
+    with loop.processes() as rank:
+        logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s")
+        os.makedirs(args.out, exist_ok=True)
+        validate = Validation(out_dir=args.out, **config.valid) if config.valid and rank == 0 else None
+        with logging_redirect_tqdm(), tqdm(total=config.train.steps, unit="step", disable=None if rank == 0 else True) as bar:
+
+            def progress(step: int, loss: float) -> None:
+                bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                bar.update(step - bar.n)
+
+            loop.train(
+                config.model,
+                batches,
+                config.train,
+                args.out,
+                init=config.init,
+                device=args.device,
+                validate=validate,
+                progress=progress,
+            )
+    if rank == 0:
+        print(f"{args.out} is a model dir now: zipenhancer enhance noisy.wav --model {args.out}")
+    return 0

@@ -1,0 +1,45 @@
+"""How good the averaged network is, now and then in a run: measures and audio of fixed mixtures."""
+
+import logging
+import os
+
+import numpy as np
+
+from .. import audio
+from ..backend import TorchBackend
+from ..config import SAMPLE_RATE
+from ..enhancer import Enhancer
+from ..evaluate import evaluate_pairs
+from ..pairs import make_folder, mix_pairs
+
+logger = logging.getLogger(__name__)
+
+KEYS = ("pesq_wb", "stoi", "si_sdr")
+
+
+class Validation:
+    """Mixtures that are written to out_dir/valid once, and the measures of what a network makes of them."""
+
+    def __init__(self, clean, noise, out_dir, snr=(0, 5, 10), count: int = 4, seed: int = 0):
+        self.folder = os.path.join(out_dir, "valid")
+        self.pairs, _ = mix_pairs(clean, noise, snr, count, self.folder, seed, on_error="skip")
+        make_folder(os.path.join(self.folder, "enhanced"))
+        self.noisy = self._means(None)
+        logger.info("noisy: %s", self.noisy)
+
+    def __call__(self, model) -> dict:
+        """{measure: its mean, measure + "_gain": that less the noisy one's}; the audio is in valid/enhanced."""
+        enhancer = Enhancer(TorchBackend(model))
+        names = {pair.test: pair.name for pair in self.pairs}
+
+        def enhanced(path: str) -> np.ndarray:
+            y = enhancer(path)
+            audio.write(os.path.join(self.folder, "enhanced", f"{names[path]}.wav"), y, SAMPLE_RATE)
+            return y
+
+        means = self._means(enhanced)
+        return means | {f"{key}_gain": means[key] - self.noisy[key] for key in means if key in self.noisy}
+
+    def _means(self, enhancer) -> dict:
+        means = evaluate_pairs(self.pairs, enhancer, on_error="skip").means()
+        return {key: round(means[key].mean, 4) for key in KEYS if key in means}
