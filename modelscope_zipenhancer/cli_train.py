@@ -22,10 +22,15 @@ def run(args) -> int:
     config = read_config(args.config, args.settings)
     batches = config.batches()
     with loop.processes() as rank:
-        logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s")
+        logging.basicConfig(
+            level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s"
+        )
         os.makedirs(args.out, exist_ok=True)
         validate = Validation(out_dir=args.out, **config.valid) if config.valid and rank == 0 else None
-        with logging_redirect_tqdm(), tqdm(total=config.train.steps, unit="step", disable=None if rank == 0 else True) as bar:
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=config.train.steps, unit="step", disable=None if rank == 0 else True) as bar,
+        ):
 
             def progress(step: int, loss: float) -> None:
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)

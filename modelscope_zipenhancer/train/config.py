@@ -1,10 +1,10 @@
 """What a training run is: a JSON file, read with the user's settings laid over it.
 
-    {"model": a configuration.json's `model` section, or a model whose shape is taken
-     "init":  a model whose weights are gone on from, instead of `model`
-     "data":  {"clean": DIR, "noise": DIR} or {"noisy": DIR, "clean": DIR}, and MixOptions
-     "valid": {"clean": DIR, "noise": DIR, "snr": [dB, ...], "count": mixtures for each SNR}
-     "train": TrainOptions}
+{"model": a configuration.json's `model` section, or a model whose shape is taken
+ "init":  a model whose weights are gone on from, instead of `model`
+ "data":  {"clean": DIR, "noise": DIR} or {"noisy": DIR, "clean": DIR}, and MixOptions
+ "valid": {"clean": DIR, "noise": DIR, "snr": [dB, ...], "count": mixtures for each SNR}
+ "train": TrainOptions}
 """
 
 import json
@@ -119,7 +119,9 @@ def read_config(name: str, settings: list = ()) -> TrainConfig:
     elif isinstance(model, dict):
         model = ModelConfig.from_dict(model)
     else:
-        raise ConfigError(f"{path}: 'model' is {model!r}, expected a section, or a model's name; or give 'init'")
+        raise ConfigError(
+            f"{path}: 'model' is {model!r}, expected a section, or a model's name; or give 'init'"
+        )
     if "steps" not in whole.get("train", {}):
         raise ConfigError(f"{path}: train.steps is missing: --set train.steps=3000")
     train = whole["train"] | {"weights": losses.WEIGHTS | whole["train"].get("weights", {})}

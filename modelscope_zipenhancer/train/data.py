@@ -1,26 +1,47 @@
-"""Mixtures of clean speech and noise, made on the fly from folders and from generators.
+"""Training data: mixtures of speech and noise made on the fly, or crops of paired recordings.
 
 Every draw comes from a numpy Generator that the caller passes, so that (seed, step) fixes a batch
-and a resumed run sees what an unbroken one would have seen. Waveforms are float32 (samples,), 16 kHz.
+and a resumed run sees what an unbroken one would have seen. Waveforms are float32 (samples,), 16 kHz;
+of a recording with several channels the first is taken.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 
 import numpy as np
 import soundfile
 import soxr
+from scipy.signal import fftconvolve
 
 from ..audio import FORMATS
 from ..config import SAMPLE_RATE
+from ..errors import AudioError, AudioNotFoundError, OptionError
+from ..pairs import SILENCE, find_pairs
+
+logger = logging.getLogger(__name__)
+
+EARLY = SAMPLE_RATE // 20  # 50 ms: reflections until then help intelligibility and stay in the target
+TRIES = 8  # draws for a crop that isn't silent, before silence is taken
+PROBABILITIES = (
+    "clean_only",
+    "noise_only",
+    "real_noise",
+    "second_noise",
+    "speech_eq",
+    "noise_eq",
+    "speed",
+    "reverb",
+    "clip",
+)
 
 
 @dataclass(frozen=True)
 class MixOptions:
-    """How a mixture is drawn; probabilities are of one item."""
+    """How a mixture is drawn; probabilities are of one item. OptionError if a value can't be."""
 
     crop_samples: int = 2 * SAMPLE_RATE
-    snr_db: tuple = (-5.0, 20.0)  # uniform
+    snr_db: tuple = (-5.0, 20.0)  # uniform; of the speech as it is heard, reverberation included
     clean_only: float = 0.03  # nearly no noise: teaches to leave clean speech alone
     noise_only: float = 0.05  # no speech: teaches to leave nothing of a pause
     real_noise: float = 0.55  # a recording, else a generator
@@ -28,46 +49,155 @@ class MixOptions:
     speech_eq: float = 0.3  # a random equaliser on the speech, in the target too
     noise_eq: float = 0.6
     speed: float = 0.5  # noise played 0.7 to 1.4 times as fast
+    reverb: float = 0.0  # speech in a room; the target has its first 50 ms
+    clip: float = 0.0  # the mixture cut off at 3 to 12 dB over its RMS; the target isn't
+
+    def __post_init__(self):
+        _check_crop(self.crop_samples)
+        for name in PROBABILITIES:
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                raise OptionError(f"{name} is {value!r}, expected a probability, 0 to 1")
+        snr = self.snr_db
+        numbers = isinstance(snr, (tuple, list)) and all(isinstance(x, (int, float)) for x in snr)
+        if not (numbers and len(snr) == 2 and snr[0] <= snr[1]):
+            raise OptionError(f"snr_db is {snr!r}, expected the lowest and the highest, in dB")
+
+
+class _Batches:
+    """Batches of what a subclass's `pair(rng)` draws: noisy and clean, (samples,) each."""
+
+    def batch(self, seed: int, step: int, size: int) -> tuple:
+        """The `step`-th batch of a run: noisy and clean, (size, samples) each."""
+        rng = np.random.default_rng([seed, step])
+        pairs = [self.pair(rng) for _ in range(size)]
+        return tuple(np.stack(side) for side in zip(*pairs))
 
 
 class AudioFolder:
-    """The recordings below a folder; crops are read from disk when drawn."""
+    """The recordings below a folder; crops are read from disk when drawn.
+
+    A file that can't be opened is named in a warning and left out. Raises AudioNotFoundError if there
+    is no audio, AudioError if none of it can be opened.
+    """
 
     def __init__(self, folder: str):
         self.files = []  # (path, frames, sample rate)
-        for base, _, names in sorted(os.walk(folder)):
-            for name in sorted(names):
-                if name.lower().endswith(tuple(FORMATS)):
-                    path = os.path.join(base, name)
-                    info = soundfile.info(path)
-                    self.files.append((path, info.frames, info.samplerate))
+        found = [
+            os.path.join(base, name)
+            for base, _, names in sorted(os.walk(folder))
+            for name in sorted(names)
+            if name.lower().endswith(tuple(FORMATS))
+        ]
+        if not found:
+            raise AudioNotFoundError(f"no audio below {folder!r}; known are {', '.join(FORMATS)}")
+        for path in found:
+            try:
+                self.files.append((path, *_header(path)))
+            except AudioError as error:
+                logger.warning("left out: %s", error)
         if not self.files:
-            raise FileNotFoundError(f"no audio below {folder!r}; known are {', '.join(FORMATS)}")
+            raise AudioError(
+                f"none of the {len(found)} recordings below {folder!r} can be opened: replace them"
+            )
 
     def crop(self, rng: np.random.Generator, samples: int, speed: float = 1.0) -> np.ndarray:
-        """A random stretch of a random recording's first channel, zero-padded if it is shorter."""
+        """A random stretch of a random recording, zero-padded if it is shorter."""
         path, frames, rate = self.files[rng.integers(len(self.files))]
-        wanted = int(np.ceil(samples * speed * rate / SAMPLE_RATE))
-        start = int(rng.integers(max(1, frames - wanted + 1)))
-        x, _ = soundfile.read(path, wanted, start, dtype="float32", always_2d=True)
-        x = x[:, 0]
-        if rate * speed != SAMPLE_RATE:
-            x = soxr.resample(x, rate * speed, SAMPLE_RATE)
-        return np.pad(x[:samples], (0, max(0, samples - len(x))))
+        start, wanted = _place(rng, frames, rate * speed, samples)
+        return _read(path, start, wanted, rate * speed, samples)
+
+    def whole(self, rng: np.random.Generator) -> np.ndarray:
+        """A random recording from start to end; AudioError if it is silent."""
+        path, frames, rate = self.files[rng.integers(len(self.files))]
+        x = _read(path, 0, frames, rate, int(np.ceil(frames * SAMPLE_RATE / rate)))
+        if not x.any():
+            raise AudioError(f"{path!r} is silent: remove it")
+        return x
 
 
-class Mixer:
-    """Draws (noisy, clean) pairs of `options.crop_samples`, scaled so that noisy has unit RMS."""
+class PairFolder(_Batches):
+    """Crops of noisy recordings and of their clean twins, divided by the noisy crop's RMS.
 
-    def __init__(self, clean: AudioFolder, noise: AudioFolder, options: MixOptions = MixOptions()):
+    Twins are found as for evaluation: the same name in both folders, or the same fileid_N at its end.
+    Headers are read at once. Raises AudioNotFoundError for a folder without audio, AudioError that names
+    the files without a twin, those that can't be opened, and twins of different lengths or rates.
+    """
+
+    def __init__(self, noisy_dir: str, clean_dir: str, crop_samples: int = MixOptions.crop_samples):
+        _check_crop(crop_samples)
+        self.crop_samples = crop_samples
+        self.files = []  # (noisy path, clean path, frames, sample rate)
+        self._examined = set()  # clean paths of which a crop was silent
+        pairs, failures = find_pairs(clean_dir, noisy_dir, on_error="skip")
+        problems = [f"{failure.name!r}: {failure.reason}" for failure in failures]
+        for pair in pairs:
+            try:
+                noisy, clean = _header(pair.test), _header(pair.clean)
+            except AudioError as error:
+                problems.append(str(error))
+                continue
+            if noisy != clean:
+                sizes = "{} samples at {} Hz, its twin {} at {} Hz".format(*noisy, *clean)
+                problems.append(f"{pair.test!r} has {sizes}")
+            self.files.append((pair.test, pair.clean, *noisy))
+        if problems:
+            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise AudioError(
+                f"{len(problems)} recordings below {noisy_dir!r} and {clean_dir!r} make no pairs, "
+                f"mend or remove them: {'; '.join(problems[:3])}{more}"
+            )
+
+    def pair(self, rng: np.random.Generator) -> tuple:
+        """(noisy, clean) of a random place; drawn anew, up to 8 times in all, while clean is silent."""
+        for _ in range(TRIES):
+            noisy_path, clean_path, frames, rate = self.files[rng.integers(len(self.files))]
+            start, wanted = _place(rng, frames, rate, self.crop_samples)
+            clean = _read(clean_path, start, wanted, rate, self.crop_samples)
+            if np.max(np.abs(clean)) > SILENCE:
+                break
+            self._examine(clean_path, frames)
+        noisy = _read(noisy_path, start, wanted, rate, self.crop_samples)
+        scale = 1.0 / (rms(noisy) + 1e-8)
+        return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
+
+    def _examine(self, path: str, frames: int) -> None:
+        """Warn, once, of a file that is silent throughout."""
+        if path not in self._examined:
+            self._examined.add(path)
+            if np.max(np.abs(_read(path, 0, frames, SAMPLE_RATE, frames))) <= SILENCE:
+                logger.warning("%r is silent throughout and teaches nothing: remove it and its twin", path)
+
+
+class Mixer(_Batches):
+    """Draws (noisy, clean) pairs of `options.crop_samples`, scaled so that noisy has unit RMS.
+
+    impulse_responses: what rooms are drawn from; without it they are generated.
+    """
+
+    def __init__(
+        self,
+        clean: AudioFolder,
+        noise: AudioFolder,
+        options: MixOptions = MixOptions(),
+        impulse_responses: AudioFolder | None = None,
+    ):
         self.clean, self.noise, self.options = clean, noise, options
+        self.impulse_responses = impulse_responses
 
-    def speech(self, rng: np.random.Generator) -> np.ndarray:
-        for _ in range(8):  # a crop that has speech, if one is found
+    def speech(self, rng: np.random.Generator) -> tuple:
+        """(speech as it is heard, its target): the same unless the room is heard too."""
+        for _ in range(TRIES):  # a crop that has speech, if one is found
             x = self.clean.crop(rng, self.options.crop_samples)
             if rms(x) > 3e-3:
                 break
-        return equalise(rng, x) if rng.random() < self.options.speech_eq else x
+        if rng.random() < self.options.speech_eq:
+            x = equalise(rng, x)
+        if rng.random() >= self.options.reverb:
+            return x, x
+        if self.impulse_responses:
+            return reverberate(x, self.impulse_responses.whole(rng))
+        return reverberate(x, impulse_response(rng, rng.uniform(0.1, 0.8)))
 
     def one_noise(self, rng: np.random.Generator) -> np.ndarray:
         o = self.options
@@ -82,21 +212,20 @@ class Mixer:
 
     def pair(self, rng: np.random.Generator) -> tuple:
         o = self.options
-        clean, noise = self.speech(rng), self.one_noise(rng)
+        (heard, clean), noise = self.speech(rng), self.one_noise(rng)
         if rng.random() < o.noise_only:
-            return (noise / (rms(noise) + 1e-8)).astype(np.float32), np.zeros(o.crop_samples, np.float32)
-        if rng.random() < o.second_noise:
-            noise = noise + self.one_noise(rng) * rng.uniform(0.1, 1.0)
-        snr = 40.0 if rng.random() < o.clean_only else rng.uniform(*o.snr_db)
-        noise *= rms(clean) / (rms(noise) + 1e-8) / 10 ** (snr / 20)
-        scale = 1.0 / (rms(clean + noise) + 1e-8)
-        return ((clean + noise) * scale).astype(np.float32), (clean * scale).astype(np.float32)
-
-    def batch(self, seed: int, step: int, size: int) -> tuple:
-        """The `step`-th batch of a run: noisy and clean, (size, samples) each."""
-        rng = np.random.default_rng([seed, step])
-        pairs = [self.pair(rng) for _ in range(size)]
-        return tuple(np.stack(side) for side in zip(*pairs))
+            heard = clean = np.zeros(o.crop_samples)
+        else:
+            if rng.random() < o.second_noise:
+                noise = noise + self.one_noise(rng) * rng.uniform(0.1, 1.0)
+            snr = 40.0 if rng.random() < o.clean_only else rng.uniform(*o.snr_db)
+            noise = noise * (rms(heard) / (rms(noise) + 1e-8) / 10 ** (snr / 20))
+        noisy = heard + noise
+        if rng.random() < o.clip:
+            limit = rms(noisy) * 10 ** (rng.uniform(3, 12) / 20)
+            noisy = np.clip(noisy, -limit, limit)
+        scale = 1.0 / (rms(noisy) + 1e-8)
+        return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
 
 
 def rms(x: np.ndarray) -> float:
@@ -109,6 +238,50 @@ def equalise(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
     position = np.log1p(np.linspace(0, 40, len(spectrum))) / np.log(41.0) * 7
     decibels = np.interp(position, np.arange(8), np.clip(rng.normal(0, 4, 8), -8, 8))
     return np.fft.irfft(spectrum * 10 ** (decibels / 20), len(x)).astype(np.float32)
+
+
+def generated_response(rng: np.random.Generator, rt60: float) -> np.ndarray:
+    """Of a room whose reflections fall by 60 dB in `rt60` seconds: direct sound, then decaying noise."""
+    samples = int(rt60 * SAMPLE_RATE)
+    tail = rng.standard_normal(samples) * 10 ** (-3 * np.arange(samples) / samples)
+    tail = equalise(rng, tail) * (np.arange(samples) >= rng.integers(16, 160))  # the first from 1 to 10 ms on
+    ratio = 10 ** (rng.uniform(-3, 12) / 20)  # of the direct sound to the reflections
+    tail /= np.sqrt(np.sum(np.square(tail))) * ratio + 1e-12
+    tail[0] = 1.0
+    return tail.astype(np.float32)
+
+
+def reverberate(x: np.ndarray, response: np.ndarray) -> tuple:
+    """Speech (samples,) in a room: (all that is heard, what came until 50 ms after the direct path).
+
+    The second is the usual target of enhancement: late reverberation goes, early reflections stay. The
+    direct path is the response's highest peak; it comes when x does, at x's level.
+    """
+    direct = int(np.argmax(np.abs(response)))
+    response = response / response[direct]
+    parts = (response, response[: direct + EARLY])
+    return tuple(fftconvolve(x, part)[direct : direct + len(x)] for part in parts)
+
+
+def impulse_response(rng: np.random.Generator, rt60: float) -> np.ndarray:
+    """A room's, made up: the direct path, 1 at sample 0, and a tail of noise that falls by 60 dB in `rt60` s.
+
+    The tail begins 1 to 10 ms later; it is -3 to 12 dB weaker than the direct path.
+    """
+    samples = int(rt60 * SAMPLE_RATE)
+    tail = coloured(rng.standard_normal(samples), rng.uniform(0.0, 0.3))
+    tail *= 10 ** (-3 * np.arange(samples) / (rt60 * SAMPLE_RATE))
+    tail[: rng.integers(SAMPLE_RATE // 1000, SAMPLE_RATE // 100)] = 0.0
+    tail *= 10 ** (-rng.uniform(-3, 12) / 20) / np.linalg.norm(tail)
+    tail[0] = 1.0
+    return tail
+
+
+def coloured(white: np.ndarray, slope: float) -> np.ndarray:
+    """White noise with its magnitude falling as frequency ** -slope: -0.5 is blue, 0.5 pink, 1 brown."""
+    spectrum = np.fft.rfft(white)
+    place = np.arange(1, len(spectrum) + 1) / len(spectrum)  # 0 to 8 kHz
+    return np.fft.irfft(spectrum * place**-slope, len(white))
 
 
 def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
@@ -131,10 +304,44 @@ def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder)
         decay = np.exp(-np.arange(400) / rng.uniform(4, 80))
         ring = decay * np.sin(2 * np.pi * rng.uniform(200, 6000) * time[:400])
         return np.convolve(clicks, ring)[:samples] + rng.uniform(0.01, 0.1) * white
+    if kind == "coloured":
+        return coloured(white, rng.uniform(-0.3, 1.3))
     spectrum = np.fft.rfft(white)
     place = np.arange(1, len(spectrum) + 1) / len(spectrum)  # 0 to 8 kHz
-    if kind == "coloured":
-        return np.fft.irfft(spectrum * place ** -rng.uniform(-0.3, 1.3), samples)  # blue to brown
     spectrum *= np.exp(-(((place - rng.uniform(0.02, 0.9)) / rng.uniform(0.05, 0.4)) ** 2)) + 0.02
     wobble = 1 + rng.uniform(0, 0.95) * np.sin(2 * np.pi * rng.uniform(0.3, 12) * time + rng.uniform(0, 6.3))
     return np.fft.irfft(spectrum, samples) * wobble
+
+
+def _check_crop(samples) -> None:
+    if not isinstance(samples, int) or samples < 1:
+        raise OptionError(f"crop_samples is {samples!r}, expected a whole number from 1 on")
+
+
+def _header(path: str) -> tuple:
+    """(frames, sample rate in Hz); AudioError if it can't be opened, or holds nothing."""
+    try:
+        info = soundfile.info(path)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{path!r} can't be opened: {error}") from error
+    if not 0 < info.frames < 1 << 60:  # unknown lengths are reported as huge ones
+        raise AudioError(f"{path!r} holds no samples, or doesn't say how many")
+    return info.frames, info.samplerate
+
+
+def _place(rng: np.random.Generator, frames: int, rate: float, samples: int) -> tuple:
+    """(start, number) of the frames of a random stretch that becomes `samples` at 16 kHz."""
+    wanted = int(np.ceil(samples * rate / SAMPLE_RATE))
+    return int(rng.integers(max(1, frames - wanted + 1))), wanted
+
+
+def _read(path: str, start: int, frames: int, rate: float, samples: int) -> np.ndarray:
+    """The frames, taken to be of `rate` Hz, as (samples,) at 16 kHz; cut or zero-padded."""
+    try:
+        x, _ = soundfile.read(path, frames, start, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{path!r} can't be read at frame {start}, replace or remove it: {error}") from error
+    x = x[:, 0]
+    if rate != SAMPLE_RATE:
+        x = soxr.resample(x, rate, SAMPLE_RATE)
+    return np.pad(x[:samples], (0, max(0, samples - len(x))))

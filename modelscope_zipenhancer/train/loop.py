@@ -44,7 +44,12 @@ def learning_rate(options: TrainOptions, step: int) -> float:
 
 
 def training_losses(
-    model, noisy: torch.Tensor, clean: torch.Tensor, weights: dict = losses.WEIGHTS, metric=None, precision="fp32"
+    model,
+    noisy: torch.Tensor,
+    clean: torch.Tensor,
+    weights: dict = losses.WEIGHTS,
+    metric=None,
+    precision="fp32",
 ) -> tuple:
     """({loss: value}, estimated waveform) of a batch, (B, samples) twice, noisy at unit RMS.
 

@@ -1,0 +1,72 @@
+"""The metric discriminator: learns PESQ, so that the network can be trained towards it.
+
+MetricGAN (Fu et al., arXiv 1905.04874) in the form of CMGAN and MP-SENet, which ZipEnhancer's paper
+takes over (arXiv 2501.05183, section 2.4). Magnitudes are the compressed ones, (B, F, T).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ..measures import MetricError, need, pesq
+
+
+class MetricDiscriminator(nn.Module):
+    """(clean magnitude, magnitude), (B, F, T) each -> (B,), the PESQ that it expects, from 0 to 1."""
+
+    def __init__(self, channels: int = 16):
+        super().__init__()
+        sizes = (2, channels, 2 * channels, 4 * channels, 8 * channels)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    spectral_norm(nn.Conv2d(before, after, 4, 2, 1, bias=False)),
+                    nn.InstanceNorm2d(after, affine=True),
+                    nn.PReLU(after),
+                )
+                for before, after in zip(sizes, sizes[1:])
+            )
+        )
+        self.head = nn.Sequential(
+            spectral_norm(nn.Linear(sizes[-1], sizes[-2])),
+            nn.PReLU(sizes[-2]),
+            spectral_norm(nn.Linear(sizes[-2], 1)),
+        )
+
+    def forward(self, clean_mag: Tensor, mag: Tensor) -> Tensor:
+        x = self.blocks(torch.stack([clean_mag, mag], 1))
+        return self.head(x.amax((2, 3)))[:, 0].sigmoid()
+
+
+def normalised_pesq(clean: Tensor, wave: Tensor) -> tuple:
+    """((WB-PESQ - 1) / 3.5, (B,); whether it could be computed, (B,) bool) of waveforms (B, samples).
+
+    PESQ finds no utterance in silence: such items are 0 and False.
+    """
+    need("pesq")
+    scores, valid = torch.zeros(len(wave)), torch.zeros(len(wave), dtype=torch.bool)
+    for i, (reference, estimate) in enumerate(zip(clean.detach().cpu().numpy(), wave.detach().cpu().numpy())):
+        try:
+            scores[i], valid[i] = (pesq(reference, estimate) - 1) / 3.5, True
+        except MetricError:
+            continue
+    return scores.to(wave.device), valid.to(wave.device)
+
+
+def discriminator_loss(
+    discriminator, clean_mag: Tensor, mag: Tensor, scores: Tensor, valid: Tensor
+) -> Tensor:
+    """Distance of its scores from 1 for the clean ones and from `scores` for `mag`, of valid items."""
+    # one pass for both: DistributedDataParallel wants one forward for one backward
+    found = discriminator(torch.cat([clean_mag, clean_mag]), torch.cat([clean_mag, mag.detach()]))
+    best, estimated = found.chunk(2)
+    errors = (best - 1).square() + (estimated - scores).square()
+    return (errors * valid).sum() / valid.sum().clamp(min=1)
+
+
+def generator_loss(discriminator: nn.Module, clean_mag: Tensor, mag: Tensor) -> Tensor:
+    """Distance of its score of `mag` from 1; the discriminator's parameters get no gradient."""
+    fixed = {name: p.detach() for name, p in discriminator.named_parameters()}
+    score = torch.func.functional_call(discriminator, fixed, (clean_mag, mag))
+    return F.mse_loss(score, torch.ones_like(score))

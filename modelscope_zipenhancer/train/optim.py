@@ -1,0 +1,86 @@
+"""Zipformer's optimiser and learning rate (Yao et al., arXiv 2310.11230, section 2.5)."""
+
+import torch
+
+
+def eden(
+    base: float,
+    step: int,
+    epoch: float,
+    *,
+    step_scale: float = 7500.0,
+    epoch_scale: float = 3.5,
+    warmup: int = 500,
+) -> float:
+    """The learning rate of `step`, counted from 0, when `epoch` epochs are done (equation 8).
+
+    Falls with the root of both once they are past their scales; rises from base / 2 over `warmup` steps.
+    """
+    fall = ((step / step_scale) ** 2 + 1) ** -0.25 * ((epoch / epoch_scale) ** 2 + 1) ** -0.25
+    return base * fall * min(1.0, 0.5 + 0.5 * step / warmup)
+
+
+class ScaledAdam(torch.optim.Optimizer):
+    """Adam whose steps are in proportion to each tensor's RMS, and that learns that RMS too (2.5).
+
+    lr: relative change of a tensor's entries in a step; 0.04 for Zipformers. scale_rate: what the
+    logarithm of a tensor's RMS learns at, as a fraction of lr. rms_range: a tensor below or above it is
+    stepped as if it were at its end. A single number has no scale of its own: plain Adam, at a tenth
+    of lr.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float = 0.04,
+        betas: tuple = (0.9, 0.98),
+        eps: float = 1e-8,
+        scale_rate: float = 0.1,
+        rms_range: tuple = (1e-5, 3.0),
+    ):
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "scale_rate": scale_rate, "rms_range": rms_range}
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, group)
+        return loss
+
+    def _update(self, p: torch.Tensor, group: dict) -> None:
+        state, gradient, lr = self.state[p], p.grad, group["lr"]
+        if not state:
+            state["step"] = 0
+            state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+            state["scale_mean"], state["scale_square"] = p.new_zeros(()), p.new_zeros(())
+        state["step"] += 1
+        if p.numel() == 1:
+            p.sub_(0.1 * lr * self._direction(state, "mean", "square", gradient, group))
+            return
+        low, high = group["rms_range"]
+        rms = p.square().mean().sqrt()
+        # d loss / d log(scale), if p were scale * (p / scale)
+        scale_direction = self._direction(
+            state, "scale_mean", "scale_square", (p * gradient).sum(), group
+        ) * (group["scale_rate"] * lr)
+        scale_direction = torch.where(rms < low, scale_direction.clamp(max=0), scale_direction)
+        scale_direction = torch.where(rms > high, scale_direction.clamp(min=0), scale_direction)
+        # Adam's own direction doesn't change with the gradient's scale
+        direction = self._direction(state, "mean", "square", gradient * rms.clamp(low, high), group)
+        p.sub_(direction * (lr * rms.clamp(low, high)) + p * scale_direction)
+
+    @staticmethod
+    def _direction(state: dict, mean: str, square: str, gradient: torch.Tensor, group: dict) -> torch.Tensor:
+        """Adam's step for a rate of 1, its two averages corrected for their start at 0."""
+        first, second = group["betas"]
+        state[mean].mul_(first).add_(gradient, alpha=1 - first)
+        state[square].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size = (state[square] / (1 - second ** state["step"])).sqrt() + group["eps"]
+        return state[mean] / (1 - first ** state["step"]) / size

@@ -1,0 +1,168 @@
+"""Mixtures, pairs of folders, rooms and clipping: what a network is trained on."""
+
+import numpy as np
+import pytest
+import soundfile
+from scipy.signal import correlate
+
+from modelscope_zipenhancer.errors import AudioError
+from modelscope_zipenhancer.train.data import (
+    AudioFolder,
+    Mixer,
+    MixOptions,
+    PairFolder,
+    generated_response,
+    rms,
+)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind, level in (("clean", 0.1), ("noise", 0.02)):
+        (tmp_path / kind).mkdir()
+        for i, rate in enumerate((16_000, 16_000, 44_100)):
+            soundfile.write(tmp_path / kind / f"{i}.flac", rng.standard_normal(rate * 2) * level, rate)
+    return AudioFolder(str(tmp_path / "clean")), AudioFolder(str(tmp_path / "noise"))
+
+
+def test_a_batch_is_fixed_by_seed_and_step_alone(folders):
+    options = MixOptions(crop_samples=4000)
+    first = Mixer(*folders, options).batch(seed=1, number=7, size=3)
+    mixer = Mixer(*folders, options)
+    mixer.batch(1, 6, 3)
+    for x, y in zip(first, mixer.batch(1, 7, 3)):
+        assert x.shape == (3, 4000) and x.dtype == np.float32
+        np.testing.assert_array_equal(x, y)
+    assert not np.array_equal(first[0], mixer.batch(1, 8, 3)[0])
+
+
+def test_a_mixture_has_unit_rms_and_a_ratio_within_the_range_asked_for(folders):
+    options = MixOptions(crop_samples=8000, snr_db=(3.0, 9.0), clean_only=0.0, noise_only=0.0)
+    mixer = Mixer(*folders, options)
+    for step in range(40):
+        noisy, clean = mixer.pair(np.random.default_rng(step))
+        ratio = 20 * np.log10(rms(clean) / rms(noisy - clean))
+        assert rms(noisy) == pytest.approx(1.0, abs=1e-3)
+        assert 2.99 < ratio < 9.01
+        assert np.isfinite(noisy).all()
+
+
+def test_a_pause_is_noise_alone_with_silence_as_its_target(folders):
+    mixer = Mixer(*folders, MixOptions(crop_samples=8000, noise_only=1.0))
+    noisy, clean = mixer.pair(np.random.default_rng(0))
+    assert rms(noisy) == pytest.approx(1.0, abs=1e-3) and not clean.any()
+
+
+def test_a_folder_without_audio_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(FileNotFoundError, match="no audio below"):
+        AudioFolder(str(tmp_path))
+
+
+ALWAYS = {"clean_only": 0.0, "noise_only": 0.0, "second_noise": 0.0, "speech_eq": 0.0}
+
+
+def test_a_room_keeps_the_target_aligned_and_takes_its_late_reflections_away(folders):
+    mixer = Mixer(*folders, MixOptions(crop_samples=8000, reverb=1.0))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        speech = mixer.clean.crop(rng, 8000)
+        sound, target = mixer.in_a_room(rng, speech)
+        assert len(sound) == len(target) == 8000
+        for x in (sound, target):
+            assert np.argmax(np.abs(correlate(x, speech))) == 7999  # no delay
+        assert np.allclose(sound[:800], target[:800], atol=1e-5) and not np.allclose(sound, target, atol=1e-3)
+
+
+def test_a_given_impulse_response_is_used_from_its_direct_sound_on(folders, tmp_path):
+    response = np.zeros(4000)
+    response[[300, 1000, 3000]] = 1.0, 0.5, 0.4  # 44 and 169 ms after the direct sound
+    (tmp_path / "rooms").mkdir()
+    soundfile.write(tmp_path / "rooms" / "hall.wav", response, 16_000, subtype="FLOAT")
+    mixer = Mixer(*folders, MixOptions(reverb=1.0), AudioFolder(str(tmp_path / "rooms")))
+    speech = np.zeros(4000, np.float32)
+    speech[0] = 1
+    sound, target = mixer.in_a_room(np.random.default_rng(0), speech)
+    np.testing.assert_allclose(sound[[0, 700, 2700]], [1.0, 0.5, 0.4], atol=1e-5)
+    np.testing.assert_allclose(target[[0, 700, 2700]], [1.0, 0.5, 0.0], atol=1e-5)
+
+
+@pytest.mark.parametrize("rt60", [0.2, 0.6])
+def test_a_generated_response_falls_by_60_db_in_its_time(rt60):
+    power = np.mean(
+        [np.square(generated_response(np.random.default_rng(i), rt60)[160:]) for i in range(200)], axis=0
+    )
+    quarter = len(power) // 4
+    fall = 10 * np.log10(power[:quarter].mean() / power[2 * quarter : 3 * quarter].mean())
+    assert fall == pytest.approx(60 * 2 * quarter / (rt60 * 16_000), abs=2.5)
+
+
+def test_clipping_is_in_the_mixture_alone(folders):
+    mixer = Mixer(*folders, MixOptions(crop_samples=8000, clip=1.0, **ALWAYS))
+    for seed in range(5):
+        noisy, clean = mixer.pair(np.random.default_rng(seed))
+        assert np.sum(np.abs(noisy) > 0.999 * np.abs(noisy).max()) > 10
+        assert np.sum(np.abs(clean) > 0.999 * np.abs(clean).max()) < 10
+        assert rms(noisy) == pytest.approx(1.0, abs=1e-3)
+
+
+def write_pairs(folder, names, rate=16_000, samples=9000):
+    rng = np.random.default_rng(0)
+    for side, own in zip(("noisy", "clean"), names):
+        (folder / side).mkdir(exist_ok=True)
+        for i, name in enumerate(own):
+            x = 0.1 * np.sin(np.arange(samples) * 0.01 * (i + 1))
+            x = x + (side == "noisy") * 0.01 * rng.standard_normal(samples)
+            soundfile.write(folder / side / name, x, rate)
+    return str(folder / "noisy"), str(folder / "clean")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (["p226_001.wav", "p226_002.wav"],) * 2,  # VoiceBank+DEMAND
+        (
+            ["book_x_snr5_fileid_1.wav", "book_y_snr0_fileid_2.wav"],
+            ["clean_fileid_1.wav", "clean_fileid_2.wav"],
+        ),
+    ],
+    ids=["equal names", "fileid"],
+)
+def test_pairs_of_two_folders_are_cropped_alike_at_16_khz(tmp_path, names):
+    folder = PairFolder(*write_pairs(tmp_path, names, rate=48_000, samples=48_000), crop_samples=4000)
+    noisy, clean = folder.batch(3, 5, 4)
+    assert noisy.shape == clean.shape == (4, 4000) and noisy.dtype == clean.dtype == np.float32
+    for x, y in zip(noisy, clean):
+        assert rms(x) == pytest.approx(1.0, abs=1e-3)
+        assert rms(x - y) < 0.2  # the same stretch of the same recording
+    for x, y in zip(folder.batch(3, 5, 4), (noisy, clean)):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_recording_without_a_twin_is_named(tmp_path):
+    with pytest.raises(AudioError, match="1 recordings have no twin.*b.wav"):
+        PairFolder(*write_pairs(tmp_path, (["a.wav", "b.wav"], ["a.wav"])))
+
+
+def test_twins_of_other_lengths_are_named_and_counted(tmp_path):
+    noisy, clean = write_pairs(tmp_path, (["a.wav", "b.wav"],) * 2)
+    soundfile.write(tmp_path / "clean" / "b.wav", np.ones(8000) * 0.1, 16_000)
+    with pytest.raises(AudioError, match="1 of 2 pairs.*b.wav.*8000 samples"):
+        PairFolder(noisy, clean)
+
+
+def test_a_silent_clean_recording_is_not_trained_on_and_named(tmp_path, caplog):
+    noisy, clean = write_pairs(tmp_path, (["a.wav", "b.wav"],) * 2)
+    soundfile.write(tmp_path / "clean" / "b.wav", np.zeros(9000), 16_000)
+    folder = PairFolder(noisy, clean, crop_samples=9000)
+    for number in range(4):
+        assert folder.batch(0, number, 4)[1].any(axis=1).all()
+    assert [record.message for record in caplog.records if "b.wav" in record.message][1:] == []
+    assert "b.wav" in caplog.text
+
+
+def test_a_file_that_cannot_be_opened_is_named_and_left_out(folders, tmp_path, caplog):
+    (tmp_path / "clean" / "broken.wav").write_bytes(b"RIFF nothing")
+    assert len(AudioFolder(str(tmp_path / "clean")).files) == 3
+    assert "broken.wav" in caplog.text
