@@ -1,6 +1,6 @@
-"""Peak memory of ModelScope's pipeline running this package, on one core, by length of recording.
+"""Peak memory of ModelScope's pipeline running this package, by length of recording.
 
-    python benchmarks/memory.py [--model s|tiny|DIR] [--minutes 5.46 60]
+    python benchmarks/memory.py [--model s|tiny|DIR] [--minutes 5.46 60] [--cores 1]
 
 Each length in a process of its own. 's' is the released size with random weights: memory and time
 don't depend on their values. 5.46 minutes at 16 kHz are the 10 MB that the hub's widget takes.
@@ -20,10 +20,10 @@ import soundfile
 CHILD = """
 import json, os, sys, time
 if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[4])])
 import modelscope_zipenhancer
 from modelscope.pipelines import pipeline
-model, path, out = sys.argv[1:]
+model, path, out = sys.argv[1:4]
 ans = pipeline("acoustic-noise-suppression", model=model, device="cpu")
 rss = lambda: int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) / 1024
 loaded, start = rss(), time.perf_counter()
@@ -54,8 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="s")
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.46, 60])
+    parser.add_argument("--cores", type=int, default=1)
     args = parser.parse_args()
-    print("| minutes | file, MB | loaded, MB | peak, MB | peak less loaded, MB | RTF, one core |")
+    print(f"| minutes | file, MB | loaded, MB | peak, MB | peak less loaded, MB | RTF, {args.cores} cores |")
     print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -67,7 +68,15 @@ def main() -> None:
                 for _ in range(round(minutes * 60)):
                     file.write((rng.standard_normal(16000) * 0.05).astype(np.float32))
             size = os.path.getsize(path) / 1e6
-            command = [sys.executable, "-c", CHILD, model, str(path), str(folder / "out.wav")]
+            command = [
+                sys.executable,
+                "-c",
+                CHILD,
+                model,
+                str(path),
+                str(folder / "out.wav"),
+                str(args.cores),
+            ]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode:
                 sys.exit(result.stderr)

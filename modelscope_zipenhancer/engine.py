@@ -122,29 +122,28 @@ def enhance(
     built-in's hard splices of 2 s windows, for comparison. progress(samples_done, samples) is called
     after each chunk.
     """
-    if stitch not in ("crossfade", "builtin"):
-        raise ValueError(f"stitch={stitch!r}: 'crossfade' or 'builtin'")
-    x = np.asarray(x, np.float32)
     samples = len(x)
-    if samples <= ONE_PASS:
-        padded = np.pad(x, (0, max(0, MINIMUM - samples)))
-        out = backend(padded[None])[0][:samples]
-        if progress:
-            progress(samples, samples)
-        return out
-    out = np.empty(samples, np.float32)
-    if stitch == "builtin":
-        pieces = _builtin_windows(backend, x)
-    else:
-        pieces = _chunks(StreamingSession(backend, grid), x)
-    done = 0
-    for piece in pieces:
+    out, done = np.empty(samples, np.float32), 0
+    for piece in pieces(backend, x, stitch, grid):
         out[done : done + len(piece)] = piece
         done += len(piece)
         if progress and len(piece):
             progress(done, samples)
     assert done == samples, (done, samples)
     return out
+
+
+def pieces(backend, x: np.ndarray, stitch: str = "crossfade", grid: Grid = Grid()):
+    """What `enhance` returns, piece by piece: for recordings whose output should not be held twice."""
+    if stitch not in ("crossfade", "builtin"):
+        raise ValueError(f"stitch={stitch!r}: 'crossfade' or 'builtin'")
+    x = np.asarray(x, np.float32)
+    if len(x) <= ONE_PASS:
+        padded = np.pad(x, (0, max(0, MINIMUM - len(x))))
+        return iter([backend(padded[None])[0][: len(x)]])
+    return (
+        _builtin_windows(backend, x) if stitch == "builtin" else _chunks(StreamingSession(backend, grid), x)
+    )
 
 
 def _chunks(session: StreamingSession, x: np.ndarray):

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from scipy.signal import correlate
 
-from modelscope_zipenhancer.errors import AudioError
+from modelscope_zipenhancer.errors import AudioError, OptionError
 from modelscope_zipenhancer.train.data import (
     AudioFolder,
     Mixer,
@@ -98,6 +98,16 @@ def test_a_generated_response_falls_by_60_db_in_its_time(rt60):
     assert fall == pytest.approx(60 * 2 * quarter / (rt60 * 16_000), abs=2.5)
 
 
+@pytest.mark.parametrize("rt60", [0.1, 0.4, 0.8])
+def test_each_generated_response_has_its_reverberation_time(rt60):
+    for seed in range(20):
+        tail = generated_response(np.random.default_rng(seed), rt60)[160:].astype(np.float64)
+        level = 10 * np.log10(np.cumsum(tail[::-1] ** 2)[::-1] / np.sum(tail**2))  # Schroeder's integral
+        fitted = np.flatnonzero((level < -5) & (level > -25))
+        slope = np.polyfit(fitted / 16_000, level[fitted], 1)[0]  # dB per second
+        assert -60 / slope == pytest.approx(rt60, rel=0.25)
+
+
 def test_clipping_is_in_the_mixture_alone(folders):
     mixer = Mixer(*folders, MixOptions(crop_samples=8000, clip=1.0, **ALWAYS))
     for seed in range(5):
@@ -166,3 +176,50 @@ def test_a_file_that_cannot_be_opened_is_named_and_left_out(folders, tmp_path, c
     (tmp_path / "clean" / "broken.wav").write_bytes(b"RIFF nothing")
     assert len(AudioFolder(str(tmp_path / "clean")).files) == 3
     assert "broken.wav" in caplog.text
+
+
+def test_a_folder_of_which_nothing_can_be_opened_is_refused(tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
+    with pytest.raises(AudioError, match="none of the 1 recordings"):
+        AudioFolder(str(tmp_path))
+
+
+def test_twins_of_other_rates_and_broken_ones_are_counted_and_the_first_three_named(tmp_path):
+    noisy, clean = write_pairs(tmp_path, ([f"{i}.wav" for i in range(6)],) * 2)
+    for i in range(4):
+        soundfile.write(tmp_path / "clean" / f"{i}.wav", np.ones(9000) * 0.1, 8000)
+    (tmp_path / "clean" / "2.wav").write_bytes(b"RIFF nothing")
+    with pytest.raises(AudioError, match="4 of 6 pairs.*0.wav.*8000 Hz.*1.wav.*2.wav.*opened.*and 1 more"):
+        PairFolder(noisy, clean)
+
+
+def test_a_short_pair_is_padded_with_zeros(tmp_path):
+    folder = PairFolder(*write_pairs(tmp_path, (["a.wav"],) * 2, samples=1000), crop_samples=4000)
+    noisy, clean = folder.batch(0, 0, 1)
+    assert noisy[0, :1000].any() and not noisy[0, 1000:].any() and not clean[0, 1000:].any()
+    assert rms(noisy) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_mixture_in_a_room_has_the_ratio_asked_for_and_a_target_in_step(folders):
+    options = MixOptions(crop_samples=8000, reverb=1.0, snr_db=(60.0, 60.0), **ALWAYS)
+    for seed in range(8):
+        noisy, clean = Mixer(*folders, options).pair(np.random.default_rng(seed))
+        assert rms(noisy) == pytest.approx(1.0, abs=1e-3)
+        assert np.argmax(np.abs(correlate(noisy, clean))) == 7999
+        np.testing.assert_allclose(noisy[:800], clean[:800], atol=0.02)  # with the same gain
+
+
+def test_a_silent_impulse_response_is_named(folders, tmp_path):
+    (tmp_path / "rooms").mkdir()
+    soundfile.write(tmp_path / "rooms" / "nothing.wav", np.zeros(100), 16_000)
+    mixer = Mixer(*folders, MixOptions(reverb=1.0), AudioFolder(str(tmp_path / "rooms")))
+    with pytest.raises(AudioError, match="nothing.wav.*silent"):
+        mixer.batch(0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"reverb": 1.5}, {"clip": -0.1}, {"speed": "often"}, {"crop_samples": 0}, {"snr_db": (9, 3)}]
+)
+def test_an_option_that_cannot_be_is_named(bad):
+    with pytest.raises(OptionError, match=next(iter(bad))):
+        MixOptions(**bad)

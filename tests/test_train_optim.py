@@ -43,7 +43,18 @@ def test_scaled_adams_relative_step_does_not_depend_on_a_tensors_size():
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-5)
 
 
-def fit(steps, optimizer_steps=None, state=None):
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_a_tensor_that_starts_at_zero_is_learnt_whatever_the_size_of_its_gradient(size):
+    target = 0.1 * torch.randn(64, generator=torch.Generator().manual_seed(0))
+    p = torch.nn.Parameter(torch.zeros(64))
+    optimizer = ScaledAdam([p], lr=0.04)
+    for _ in range(400):
+        p.grad = size * (p.detach() - target)
+        optimizer.step()
+    assert (p - target).norm() < 0.05 * target.norm()
+
+
+def fit(steps, optimizer_steps=None):
     torch.manual_seed(0)
     x = torch.randn(32, 4)
     y = x @ torch.randn(4, 3)
@@ -90,6 +101,18 @@ def test_items_without_a_score_do_not_count_and_give_no_nan():
     none = discriminator_loss(discriminator, clean, mag, scores, torch.tensor([False, False]))
     none.backward()
     assert none.item() == 0
+
+
+def test_a_nan_estimate_that_is_not_valid_leaves_the_discriminators_gradient_finite():
+    torch.manual_seed(0)
+    discriminator = MetricDiscriminator(4)
+    clean, mag = torch.rand(2, 2, 64, 40)
+    mag[1] = torch.nan
+    loss = discriminator_loss(
+        discriminator, clean, mag, torch.tensor([0.3, 0.0]), torch.tensor([True, False])
+    )
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in discriminator.parameters())
 
 
 def test_the_generators_loss_reaches_the_magnitude_but_not_the_discriminator():

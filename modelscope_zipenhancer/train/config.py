@@ -7,6 +7,7 @@
  "train": TrainOptions}
 """
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field, fields, replace
@@ -134,10 +135,8 @@ def _set(whole: dict, setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals:
         raise ConfigError(f"--set {setting!r}: expected key=value, as in train.steps=500")
-    try:
+    with contextlib.suppress(ValueError):  # else a string, such as a path
         value = json.loads(value)
-    except ValueError:
-        pass  # a string, such as a path
     *sections, last = key.split(".")
     for name in sections:
         whole = whole.setdefault(name, {})

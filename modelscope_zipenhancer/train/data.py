@@ -1,6 +1,6 @@
 """Training data: mixtures of speech and noise made on the fly, or crops of paired recordings.
 
-Every draw comes from a numpy Generator that the caller passes, so that (seed, step) fixes a batch
+Every draw comes from a numpy Generator that the caller passes, so that (seed, number) fixes a batch
 and a resumed run sees what an unbroken one would have seen. Waveforms are float32 (samples,), 16 kHz;
 of a recording with several channels the first is taken.
 """
@@ -36,6 +36,11 @@ PROBABILITIES = (
 )
 
 
+def _check_crop(samples) -> None:
+    if not isinstance(samples, int) or samples < 1:
+        raise OptionError(f"crop_samples is {samples!r}, expected a whole number from 1 on")
+
+
 @dataclass(frozen=True)
 class MixOptions:
     """How a mixture is drawn; probabilities are of one item. OptionError if a value can't be."""
@@ -50,7 +55,7 @@ class MixOptions:
     noise_eq: float = 0.6
     speed: float = 0.5  # noise played 0.7 to 1.4 times as fast
     reverb: float = 0.0  # speech in a room; the target has its first 50 ms
-    clip: float = 0.0  # the mixture cut off at 3 to 12 dB over its RMS; the target isn't
+    clip: float = 0.0  # the mixture cut off at 2 to 8 dB over its RMS; the target isn't
 
     def __post_init__(self):
         _check_crop(self.crop_samples)
@@ -67,9 +72,9 @@ class MixOptions:
 class _Batches:
     """Batches of what a subclass's `pair(rng)` draws: noisy and clean, (samples,) each."""
 
-    def batch(self, seed: int, step: int, size: int) -> tuple:
-        """The `step`-th batch of a run: noisy and clean, (size, samples) each."""
-        rng = np.random.default_rng([seed, step])
+    def batch(self, seed: int, number: int, size: int) -> tuple:
+        """The `number`-th batch of a run: noisy and clean, (size, samples) each."""
+        rng = np.random.default_rng([seed, number])
         pairs = [self.pair(rng) for _ in range(size)]
         return tuple(np.stack(side) for side in zip(*pairs))
 
@@ -130,7 +135,10 @@ class PairFolder(_Batches):
         self.files = []  # (noisy path, clean path, frames, sample rate)
         self._examined = set()  # clean paths of which a crop was silent
         pairs, failures = find_pairs(clean_dir, noisy_dir, on_error="skip")
-        problems = [f"{failure.name!r}: {failure.reason}" for failure in failures]
+        if failures:
+            lonely = _listed([f"{failure.name!r} ({failure.reason})" for failure in failures])
+            raise AudioError(f"{len(failures)} recordings have no twin, rename or remove them: {lonely}")
+        problems = []
         for pair in pairs:
             try:
                 noisy, clean = _header(pair.test), _header(pair.clean)
@@ -138,14 +146,13 @@ class PairFolder(_Batches):
                 problems.append(str(error))
                 continue
             if noisy != clean:
-                sizes = "{} samples at {} Hz, its twin {} at {} Hz".format(*noisy, *clean)
+                sizes = "{} samples at {} Hz, its twin {} samples at {} Hz".format(*noisy, *clean)
                 problems.append(f"{pair.test!r} has {sizes}")
             self.files.append((pair.test, pair.clean, *noisy))
         if problems:
-            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise AudioError(
-                f"{len(problems)} recordings below {noisy_dir!r} and {clean_dir!r} make no pairs, "
-                f"mend or remove them: {'; '.join(problems[:3])}{more}"
+                f"{len(problems)} of {len(pairs)} pairs can't be trained on, mend or remove them: "
+                f"{_listed(problems)}"
             )
 
     def pair(self, rng: np.random.Generator) -> tuple:
@@ -193,11 +200,22 @@ class Mixer(_Batches):
                 break
         if rng.random() < self.options.speech_eq:
             x = equalise(rng, x)
-        if rng.random() >= self.options.reverb:
-            return x, x
+        return self.in_a_room(rng, x) if rng.random() < self.options.reverb else (x, x)
+
+    def in_a_room(self, rng: np.random.Generator, x: np.ndarray) -> tuple:
+        """Speech (samples,) in a room: (all that is heard, what came until 50 ms after the direct sound).
+
+        The second is the usual target of enhancement: late reflections go, early ones stay. The direct
+        sound is the response's highest peak; it comes when x does, at x's level.
+        """
         if self.impulse_responses:
-            return reverberate(x, self.impulse_responses.whole(rng))
-        return reverberate(x, impulse_response(rng, rng.uniform(0.1, 0.8)))
+            response = self.impulse_responses.whole(rng)
+        else:
+            response = generated_response(rng, rng.uniform(0.1, 0.8))
+        direct = int(np.argmax(np.abs(response)))
+        response = response / response[direct]
+        parts = (response, response[: direct + EARLY])
+        return tuple(fftconvolve(x, part)[direct : direct + len(x)] for part in parts)
 
     def one_noise(self, rng: np.random.Generator) -> np.ndarray:
         o = self.options
@@ -222,7 +240,7 @@ class Mixer(_Batches):
             noise = noise * (rms(heard) / (rms(noise) + 1e-8) / 10 ** (snr / 20))
         noisy = heard + noise
         if rng.random() < o.clip:
-            limit = rms(noisy) * 10 ** (rng.uniform(3, 12) / 20)
+            limit = rms(noisy) * 10 ** (rng.uniform(2, 8) / 20)
             noisy = np.clip(noisy, -limit, limit)
         scale = 1.0 / (rms(noisy) + 1e-8)
         return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
@@ -243,45 +261,14 @@ def equalise(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 def generated_response(rng: np.random.Generator, rt60: float) -> np.ndarray:
     """Of a room whose reflections fall by 60 dB in `rt60` seconds: direct sound, then decaying noise."""
     samples = int(rt60 * SAMPLE_RATE)
-    tail = rng.standard_normal(samples) * 10 ** (-3 * np.arange(samples) / samples)
-    tail = equalise(rng, tail) * (np.arange(samples) >= rng.integers(16, 160))  # the first from 1 to 10 ms on
+    time = np.arange(samples)
+    # equalised before it decays: the equaliser is circular, the loud start would come round to the end
+    tail = equalise(rng, rng.standard_normal(samples)) * 10 ** (-3 * time / samples)
+    tail *= time >= rng.integers(16, 160)  # the first reflection from 1 to 10 ms on
     ratio = 10 ** (rng.uniform(-3, 12) / 20)  # of the direct sound to the reflections
     tail /= np.sqrt(np.sum(np.square(tail))) * ratio + 1e-12
     tail[0] = 1.0
     return tail.astype(np.float32)
-
-
-def reverberate(x: np.ndarray, response: np.ndarray) -> tuple:
-    """Speech (samples,) in a room: (all that is heard, what came until 50 ms after the direct path).
-
-    The second is the usual target of enhancement: late reverberation goes, early reflections stay. The
-    direct path is the response's highest peak; it comes when x does, at x's level.
-    """
-    direct = int(np.argmax(np.abs(response)))
-    response = response / response[direct]
-    parts = (response, response[: direct + EARLY])
-    return tuple(fftconvolve(x, part)[direct : direct + len(x)] for part in parts)
-
-
-def impulse_response(rng: np.random.Generator, rt60: float) -> np.ndarray:
-    """A room's, made up: the direct path, 1 at sample 0, and a tail of noise that falls by 60 dB in `rt60` s.
-
-    The tail begins 1 to 10 ms later; it is -3 to 12 dB weaker than the direct path.
-    """
-    samples = int(rt60 * SAMPLE_RATE)
-    tail = coloured(rng.standard_normal(samples), rng.uniform(0.0, 0.3))
-    tail *= 10 ** (-3 * np.arange(samples) / (rt60 * SAMPLE_RATE))
-    tail[: rng.integers(SAMPLE_RATE // 1000, SAMPLE_RATE // 100)] = 0.0
-    tail *= 10 ** (-rng.uniform(-3, 12) / 20) / np.linalg.norm(tail)
-    tail[0] = 1.0
-    return tail
-
-
-def coloured(white: np.ndarray, slope: float) -> np.ndarray:
-    """White noise with its magnitude falling as frequency ** -slope: -0.5 is blue, 0.5 pink, 1 brown."""
-    spectrum = np.fft.rfft(white)
-    place = np.arange(1, len(spectrum) + 1) / len(spectrum)  # 0 to 8 kHz
-    return np.fft.irfft(spectrum * place**-slope, len(white))
 
 
 def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
@@ -304,18 +291,19 @@ def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder)
         decay = np.exp(-np.arange(400) / rng.uniform(4, 80))
         ring = decay * np.sin(2 * np.pi * rng.uniform(200, 6000) * time[:400])
         return np.convolve(clicks, ring)[:samples] + rng.uniform(0.01, 0.1) * white
-    if kind == "coloured":
-        return coloured(white, rng.uniform(-0.3, 1.3))
     spectrum = np.fft.rfft(white)
     place = np.arange(1, len(spectrum) + 1) / len(spectrum)  # 0 to 8 kHz
+    if kind == "coloured":
+        return np.fft.irfft(spectrum * place ** -rng.uniform(-0.3, 1.3), samples)  # blue to brown
     spectrum *= np.exp(-(((place - rng.uniform(0.02, 0.9)) / rng.uniform(0.05, 0.4)) ** 2)) + 0.02
     wobble = 1 + rng.uniform(0, 0.95) * np.sin(2 * np.pi * rng.uniform(0.3, 12) * time + rng.uniform(0, 6.3))
     return np.fft.irfft(spectrum, samples) * wobble
 
 
-def _check_crop(samples) -> None:
-    if not isinstance(samples, int) or samples < 1:
-        raise OptionError(f"crop_samples is {samples!r}, expected a whole number from 1 on")
+def _listed(items: list) -> str:
+    """The first three, and how many more there are."""
+    more = [f"and {len(items) - 3} more"] if len(items) > 3 else []
+    return "; ".join(items[:3] + more)
 
 
 def _header(path: str) -> tuple:

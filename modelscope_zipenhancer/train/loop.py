@@ -142,7 +142,7 @@ def train(
     if judge:
         parts |= {"judge": judge.network, "judge_optimizer": judge.optimizer}
     checkpoint_path = os.path.join(out_dir, "checkpoint.pt")
-    step = _resume(checkpoint_path, parts, device)
+    step = _resume(checkpoint_path, parts, options.optimizer, device)
     network = parallel(model)
 
     sums, started, first = {}, time.monotonic(), step
@@ -179,7 +179,7 @@ def train(
             row |= {name: float(np.mean(column)) for name, column in sums.items()}
             row["seconds_per_step"] = (time.monotonic() - started) / (step - first)
             _log(os.path.join(out_dir, "log.csv"), step, row)
-            _save(checkpoint_path, parts, step)
+            _save(checkpoint_path, parts, options.optimizer, step)
             save_model_dir(average, out_dir)
             if validate and (step % options.valid_every < options.save_every or step == options.steps):
                 _log(os.path.join(out_dir, "valid.csv"), step, validate(average))
@@ -230,25 +230,27 @@ def parallel(module: torch.nn.Module) -> torch.nn.Module:
 
 def save_model_dir(model: ZipEnhancer, model_dir: str) -> None:
     """configuration.json and weights, as ModelScope's model dirs have them."""
-    with replacing(os.path.join(model_dir, CONFIG_FILE)) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(model_dir_configuration(model.config), file, indent=2)
-            file.write("\n")
+    path = os.path.join(model_dir, CONFIG_FILE)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(model_dir_configuration(model.config), file, indent=2)
+        file.write("\n")
     save_weights(model, os.path.join(model_dir, WEIGHTS_FILE))
 
 
-def _save(path: str, parts: dict, step: int) -> None:
+def _save(path: str, parts: dict, kind: str, step: int) -> None:
     state = {name: part.state_dict() for name, part in parts.items()}
     with replacing(path) as temporary:
-        torch.save(state | {"step": step}, temporary)
+        torch.save(state | {"step": step, "kind": kind}, temporary)
 
 
-def _resume(path: str, parts: dict, device) -> int:
+def _resume(path: str, parts: dict, kind: str, device) -> int:
     """The step to go on from, 0 without a checkpoint."""
     if not os.path.exists(path):
         return 0
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        if state["kind"] != kind:
+            raise ValueError(f"its optimiser is {state['kind']}, not {kind}")
         for name, part in parts.items():
             part.load_state_dict(state[name])
     except Exception as error:  # torch raises many kinds for a file that isn't what it should be

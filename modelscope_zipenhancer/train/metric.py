@@ -4,6 +4,8 @@ MetricGAN (Fu et al., arXiv 1905.04874) in the form of CMGAN and MP-SENet, which
 takes over (arXiv 2501.05183, section 2.4). Magnitudes are the compressed ones, (B, F, T).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,24 +44,32 @@ class MetricDiscriminator(nn.Module):
 def normalised_pesq(clean: Tensor, wave: Tensor) -> tuple:
     """((WB-PESQ - 1) / 3.5, (B,); whether it could be computed, (B,) bool) of waveforms (B, samples).
 
-    PESQ finds no utterance in silence: such items are 0 and False.
+    PESQ finds no utterance in silence, and refuses NaN: such items are 0 and False. Up to 1.04, that of
+    equal waveforms. MissingPackageError without the package `pesq`.
     """
     need("pesq")
     scores, valid = torch.zeros(len(wave)), torch.zeros(len(wave), dtype=torch.bool)
     for i, (reference, estimate) in enumerate(zip(clean.detach().cpu().numpy(), wave.detach().cpu().numpy())):
         try:
-            scores[i], valid[i] = (pesq(reference, estimate) - 1) / 3.5, True
+            score = (pesq(reference, estimate) - 1) / 3.5
         except MetricError:
             continue
+        if math.isfinite(score):
+            scores[i], valid[i] = score, True
     return scores.to(wave.device), valid.to(wave.device)
 
 
 def discriminator_loss(
     discriminator, clean_mag: Tensor, mag: Tensor, scores: Tensor, valid: Tensor
 ) -> Tensor:
-    """Distance of its scores from 1 for the clean ones and from `scores` for `mag`, of valid items."""
+    """Distance of its scores from 1 for the clean ones and from `scores` for `mag`, of valid items.
+
+    A zero with a graph if none is. What isn't valid may be NaN: it is taken out before the network,
+    for 0 * NaN would be a gradient of NaN.
+    """
+    clean_mag, mag = (x.detach().where(valid[:, None, None], 0.0) for x in (clean_mag, mag))
     # one pass for both: DistributedDataParallel wants one forward for one backward
-    found = discriminator(torch.cat([clean_mag, clean_mag]), torch.cat([clean_mag, mag.detach()]))
+    found = discriminator(torch.cat([clean_mag, clean_mag]), torch.cat([clean_mag, mag]))
     best, estimated = found.chunk(2)
     errors = (best - 1).square() + (estimated - scores).square()
     return (errors * valid).sum() / valid.sum().clamp(min=1)

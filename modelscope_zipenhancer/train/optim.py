@@ -1,4 +1,4 @@
-"""Zipformer's optimiser and learning rate (Yao et al., arXiv 2310.11230, section 2.5)."""
+"""Zipformer's optimiser and learning rate (Yao et al., arXiv 2310.11230)."""
 
 import torch
 
@@ -12,7 +12,7 @@ def eden(
     epoch_scale: float = 3.5,
     warmup: int = 500,
 ) -> float:
-    """The learning rate of `step`, counted from 0, when `epoch` epochs are done (equation 8).
+    """The learning rate of `step`, counted from 0, when `epoch` epochs are done.
 
     Falls with the root of both once they are past their scales; rises from base / 2 over `warmup` steps.
     """
@@ -21,7 +21,7 @@ def eden(
 
 
 class ScaledAdam(torch.optim.Optimizer):
-    """Adam whose steps are in proportion to each tensor's RMS, and that learns that RMS too (2.5).
+    """Adam whose steps are in proportion to each tensor's RMS, and that learns that RMS too.
 
     lr: relative change of a tensor's entries in a step; 0.04 for Zipformers. scale_rate: what the
     logarithm of a tensor's RMS learns at, as a fraction of lr. rms_range: a tensor below or above it is
@@ -72,8 +72,8 @@ class ScaledAdam(torch.optim.Optimizer):
         ) * (group["scale_rate"] * lr)
         scale_direction = torch.where(rms < low, scale_direction.clamp(max=0), scale_direction)
         scale_direction = torch.where(rms > high, scale_direction.clamp(min=0), scale_direction)
-        # Adam's own direction doesn't change with the gradient's scale
-        direction = self._direction(state, "mean", "square", gradient * rms.clamp(low, high), group)
+        # the gradient as it is: times an RMS of 1e-5, of a tensor that starts at 0, eps would swallow it
+        direction = self._direction(state, "mean", "square", gradient, group)
         p.sub_(direction * (lr * rms.clamp(low, high)) + p * scale_direction)
 
     @staticmethod

@@ -28,7 +28,7 @@ class Validation:
         logger.info("noisy: %s", self.noisy)
 
     def __call__(self, model) -> dict:
-        """{measure: its mean, measure + "_gain": that less the noisy one's}; the audio is in valid/enhanced."""
+        """{measure: its mean, measure + "_gain": over noisy}; the audio goes to valid/enhanced."""
         enhancer = Enhancer(TorchBackend(model))
         names = {pair.test: pair.name for pair in self.pairs}
 
