@@ -34,7 +34,7 @@ if __name__ == "__main__":  # ModelScope may import every .py of a model dir
         ],
         extras_require={
             "plot": ["matplotlib"],
-            "train": ["torchaudio"],
+            "train": ["pesq", "pystoi", "scipy", "torchaudio"],
             "eval": ["pesq", "pystoi", "scipy", "matplotlib"],
             "dev": [
                 "pytest",

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from modelscope.pipelines import pipeline
 from modelscope.utils.audio.audio_utils import audio_norm
 from modelscope.utils.constant import Tasks
 
-from modelscope_zipenhancer import errors, plugin
+from modelscope_zipenhancer import audio, errors, plugin
 from modelscope_zipenhancer.model import save_weights
 
 SPEECH = noisy_speech(2.5)
@@ -172,6 +173,30 @@ def test_an_impossible_output_path_fails_before_the_work(name, ans, tmp_path, mo
     with pytest.raises(errors.OutputError, match=name):
         ans(SPEECH, output_path=tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_callers_array_is_left_as_it_was(ans):
+    for x in (SPEECH.astype(np.float32), torch.from_numpy(SPEECH.astype(np.float32))):
+        before = np.array(x)
+        ans(x)
+        np.testing.assert_array_equal(np.asarray(x), before)
+
+
+def test_a_long_recording_is_in_memory_once_as_it_comes_and_once_as_16_bits(ans, tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal(60 * 16_000).astype(np.float32) * 0.1
+    soundfile.write(tmp_path / "long.wav", x, 16_000)
+    monkeypatch.setattr(ans, "backend", lambda waveform, gain=None: waveform)
+    for module in (plugin, audio):
+        monkeypatch.setattr(module, "BLOCK", 1 << 14)
+    tracemalloc.start()
+    try:
+        result = ans(str(tmp_path / "long.wav"), output_path=str(tmp_path / "out.wav"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(samples_of(result)) == len(x)
+    blocks = 2 * 2**20  # levelling, chunks
+    assert peak < x.nbytes + 1.2 * x.nbytes / 2 + blocks, peak
 
 
 def test_nothing_is_printed(ans, capfd):
