@@ -4,8 +4,13 @@
 
 The same weights (random for 's'), the same noise. In each round every variant runs once, so that
 what else the machine does hits all alike; the table has medians, ratios of medians to the built-in,
-and each variant's peak memory in a process of its own. The built-in is not run beyond 6 s, where it
-cuts the recording, nor with more than one item.
+the limit by limit.py, and each variant's peak memory in a process of its own. 'onnx' is the graph that
+the model card's export makes of the built-in, in ONNX Runtime. The built-in and it are not run beyond
+6 s, where the built-in cuts the recording.
+
+    python benchmarks/speed.py --cold
+
+is the time from the start of a process until 5 s are enhanced by tiny, against `import torch`.
 """
 
 import argparse
@@ -14,19 +19,29 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import torch
+from limit import peaks
 
 from modelscope_zipenhancer.backend import TorchBackend
+from modelscope_zipenhancer.card import flops_per_second
 from modelscope_zipenhancer.config import ModelConfig
 from modelscope_zipenhancer.engine import ONE_PASS, SAMPLE_RATE, enhance
 from modelscope_zipenhancer.enhancer import find_model
 from modelscope_zipenhancer.model import ZipEnhancer, load_model
 
-VARIANTS = ("built-in", "readable", "fast")
+VARIANTS = ("built-in", "onnx", "readable", "fast")
+
+COLD = """
+import sys, numpy
+from modelscope_zipenhancer import Enhancer
+Enhancer.from_pretrained("tiny", "cpu")(numpy.load(sys.argv[1]))
+"""
 
 
 def network(size: str) -> ZipEnhancer:
@@ -55,12 +70,56 @@ def variant(name: str, model: ZipEnhancer):
     built_in = BuiltIn(AttrDict(section)).eval().requires_grad_(False)
     built_in.load_state_dict(model.state_dict())
 
-    class Holder:
-        pass
-
-    holder = Holder()
-    holder.model = built_in
+    holder = types.SimpleNamespace(model=onnx_session(built_in) if name == "onnx" else built_in)
     return lambda x: ZipenhancerDecorator.forward(holder, {"noisy": torch.from_numpy(x)[None]})["wav_l2"]
+
+
+def onnx_session(built_in):
+    """The built-in's network in ONNX Runtime, called as it is: traced and exported as the card does."""
+    import onnxruntime
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = built_in
+
+        def forward(self, mag, pha):
+            return self.model(mag, pha)[:2]
+
+    inputs = torch.randn(1, 201, 322), torch.randn(1, 201, 322)
+    for key, module in built_in.TSConformer.encoders.named_modules():
+        if key.endswith("encoder_pos"):
+            module.extend_pe(torch.tensor(0.0).expand(161 * 60))
+    axes = dict.fromkeys(("mag", "pha", "out_mag", "out_pha"), {0: "N", 2: "T"})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.onnx"
+        names = {"input_names": ["mag", "pha"], "output_names": ["out_mag", "out_pha"]}
+        traced = torch.jit.trace(Network(), inputs)
+        torch.onnx.export(traced, inputs, path, opset_version=13, dynamic_axes=axes, dynamo=False, **names)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(mag, pha):
+        mag, pha = (torch.from_numpy(x) for x in session.run(None, {"mag": mag.numpy(), "pha": pha.numpy()}))
+        return mag, pha, torch.stack([mag * pha.cos(), mag * pha.sin()], -1), None, None
+
+    return types.SimpleNamespace(forward=run)
+
+
+def cold_start(repeats: int) -> None:
+    """Medians of `import torch` and of a process that enhances 5 s, started in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/noise.npy", noise(5))
+        commands = {"import torch": ["-c", "import torch"], "tiny, 5 s": ["-c", COLD, f"{folder}/noise.npy"]}
+        times = {name: [] for name in commands}
+        for _ in range(repeats):
+            for name, command in commands.items():
+                start = time.perf_counter()
+                subprocess.run([sys.executable, *command], check=True)
+                times[name].append(time.perf_counter() - start)
+    first, second = (statistics.median(column) for column in times.values())
+    print(f"import torch {first:.2f} s; process start to 5 s enhanced {second:.2f} s: {second / first:.2f} x")
 
 
 def noise(seconds: float) -> np.ndarray:
@@ -96,21 +155,28 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[2, 5, 30])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="only the cold start")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(*json.loads(args.child))
+    if args.cold:
+        return cold_start(args.repeats)
     print(f"{processor()}, torch {torch.__version__}, Python {platform.python_version()}\n")
-    print("| size | audio, s | threads | variant | median, s | RTF | x built-in | peak RSS, MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| size | audio, s | threads | variant | median, s | RTF | x built-in | x limit | peak RSS, MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    best = {}
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        best[threads] = max(peaks().values())
     for size in args.sizes:
         model = network(size)
         for seconds in args.seconds:
             x = noise(seconds)
             short = len(x) <= ONE_PASS
-            runs = {name: variant(name, model) for name in VARIANTS if short or name == "fast"}
             for threads in args.threads:
                 torch.set_num_threads(threads)
+                runs = {name: variant(name, model) for name in VARIANTS if short or name == "fast"}
                 times = {name: [] for name in runs}
                 for repeat in range(args.repeats + 1):  # the first is to warm up
                     for name, run in runs.items():
@@ -121,9 +187,11 @@ def main() -> None:
                 medians = {name: statistics.median(column) for name, column in times.items()}
                 for name, median in medians.items():
                     ratio = f"{medians['built-in'] / median:.1f}" if short else ""
+                    limit = flops_per_second(model) / best[threads] / 1e9
                     cells = (size, f"{seconds:g}", threads, name, f"{median:.2f}", f"{median / seconds:.3f}")
                     memory = peak(size, name, seconds, threads)
-                    print("|", " | ".join(map(str, (*cells, ratio, f"{memory:.0f}"))), "|", flush=True)
+                    above = f"{median / seconds / limit:.2f}"
+                    print("|", " | ".join(map(str, (*cells, ratio, above, f"{memory:.0f}"))), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,13 @@ from .enhancer import find_model
 
 
 def describe(name: str = "tiny") -> dict:
-    """{what: value} of a model that `Enhancer.from_pretrained` knows; raises as that does.
-
-    FLOPs are those of torch.utils.flop_counter, a multiplication with its addition as two, for one
-    second of audio within four.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """{what: value} of a model that `Enhancer.from_pretrained` knows; raises as that does."""
     from .config import SAMPLE_RATE
-    from .model import HOP_LENGTH, N_FFT, load_model
+    from .model import load_model
 
     folder = find_model(name)
     path = os.path.join(folder, WEIGHTS_FILE)
     model = load_model(folder)
-    frames = torch.rand(1, N_FFT // 2 + 1, 4 * SAMPLE_RATE // HOP_LENGTH)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(frames, frames)
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
     return {
@@ -34,8 +24,26 @@ def describe(name: str = "tiny") -> dict:
         "bytes": os.path.getsize(path),
         "sha256": digest,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "flops_per_second": counter.get_total_flops() // 4,
+        "flops_per_second": flops_per_second(model),
         "channels": model.config.channels,
         "stacks": [vars(stack) for stack in model.config.stacks],
         "sample_rate": SAMPLE_RATE,
     }
+
+
+def flops_per_second(model) -> int:
+    """Of audio, within four seconds; a multiplication with its addition counts as two.
+
+    By torch.utils.flop_counter, on the device of the model, 'meta' too.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from .config import SAMPLE_RATE
+    from .model import HOP_LENGTH, N_FFT
+
+    device = next(model.parameters()).device
+    frames = torch.rand(1, N_FFT // 2 + 1, 4 * SAMPLE_RATE // HOP_LENGTH, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(frames, frames)
+    return counter.get_total_flops() // 4
