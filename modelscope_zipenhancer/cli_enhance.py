@@ -39,6 +39,7 @@ def add_arguments(parser) -> None:
     add = model.add_argument
     add("--model", default="tiny", help="tiny (bundled, the default), a model dir, or a hub id")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: faster on CPUs that have it")
     add("--backend", default="torch", help="torch (the default)")
     work = parser.add_argument_group("the work")
     add = work.add_argument
@@ -135,7 +136,7 @@ def enhanced(args, jobs: list):
     from . import batch
     from .enhancer import Enhancer
 
-    load = (args.model, args.device, args.backend)
+    load = (args.model, args.device, args.backend, args.precision)
     enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
     with Bar(jobs) as bar:
         if args.jobs == 1:

@@ -35,7 +35,7 @@ def run_pipe(args) -> int:
         output = audio.check_output(output)
         if args.format and os.path.splitext(output)[1].lower() != f".{args.format}":
             raise OptionError(f"-o {output!r} and --format {args.format} disagree: leave one out")
-    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend)
+    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
     if source == "-":
         source = sys.stdin.buffer.read()
         if args.rate is not None:
@@ -54,7 +54,7 @@ def run_pipe(args) -> int:
 
 def enhance_raw(args) -> int:
     """Raw PCM in, raw PCM out as it is ready: constant memory, for as long as it goes on."""
-    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend)
+    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
     stream = enhancer.stream(sample_rate=args.rate, strength=args.strength)
     print(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", file=sys.stderr)
     started, samples = time.perf_counter(), 0

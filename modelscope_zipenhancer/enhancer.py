@@ -45,12 +45,17 @@ class Enhancer:
 
     @classmethod
     def from_pretrained(
-        cls, model: str = "tiny", device: str | None = None, backend: str = "torch"
+        cls,
+        model: str = "tiny",
+        device: str | None = None,
+        backend: str = "torch",
+        precision: str = "fp32",
     ) -> "Enhancer":
         """Load a bundled model by name, a model dir, or a model of the ModelScope hub by its id.
 
-        device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one. Raises
-        ModelNotFoundError, ConfigError, CheckpointError or OptionError.
+        device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one.
+        precision: 'fp32', or 'bf16', see TorchBackend. Raises ModelNotFoundError, ConfigError,
+        CheckpointError or OptionError.
         """
         if backend not in BACKENDS:
             raise OptionError(f"unknown backend {backend!r}, known are: {', '.join(BACKENDS)}")
@@ -66,7 +71,7 @@ class Enhancer:
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one kind for it
             reason = str(error).split("\n")[0]
             raise OptionError(f"device {device!r} can't be used: {reason}") from error
-        return cls(TorchBackend(load_model(folder, device)))
+        return cls(TorchBackend(load_model(folder, device), precision))
 
     def __call__(self, source, sample_rate: int | None = None, **options) -> np.ndarray:
         """Enhance what `audio.read` reads; returns float32 at its own level, rate and channels.

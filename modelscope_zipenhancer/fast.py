@@ -31,21 +31,24 @@ class FastNetwork:
 
     May be called from several threads at once. Each call takes a workspace, about 5.5 * T * F * C
     floats for the longest T so far, which is kept for later calls. Uses torch.get_num_threads() cores.
+
+    dtype: of the inputs and weights of the convolutions and the feed-forward modules, half of the work
+    each; their sums, and all the rest, are float32.
     """
 
-    def __init__(self, model: ZipEnhancer):
+    def __init__(self, model: ZipEnhancer, dtype: torch.dtype = torch.float32):
         encoder, mask, phase = model.dense_encoder, model.mask_decoder, model.phase_decoder
         self.channels = model.config.channels
         with torch.no_grad():
             self.lift = encoder.dense_conv_1[0].weight.flatten(1).double()  # (C, 2), a 1x1 convolution
             self.lift_norm = NormAct(encoder.dense_conv_1)
-            self.dense = [DenseConv(layer) for layer in encoder.dense_block.dense_block]
-            self.shrink = Conv(encoder.dense_conv_2[0])
+            self.dense = [DenseConv(layer, dtype) for layer in encoder.dense_block.dense_block]
+            self.shrink = Conv(encoder.dense_conv_2[0], dtype)
             self.shrink_norm = NormAct(encoder.dense_conv_2)
-            self.stacks = [Stack(stack) for stack in model.TSConformer.encoders]
-            self.mask = Decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]])
+            self.stacks = [Stack(stack, dtype) for stack in model.TSConformer.encoders]
+            self.mask = Decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]], dtype)
             phase_heads = [phase.phase_conv_r, phase.phase_conv_i]
-            self.phase = Decoder(phase.dense_block, phase.phase_conv, phase_heads)
+            self.phase = Decoder(phase.dense_block, phase.phase_conv, phase_heads, dtype)
         self._idle = deque()  # workspaces that no call is using
 
     def __call__(self, noisy_mag: Tensor, noisy_pha: Tensor):
@@ -146,12 +149,13 @@ class Conv:
     The norms that follow, except after sub-pixels, would cancel a bias.
     """
 
-    def __init__(self, conv: nn.Conv2d):
-        self.weight = conv.weight.detach().clone(memory_format=torch.channels_last)
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
+        self.weight = conv.weight.detach().to(dtype, copy=True, memory_format=torch.channels_last)
         self.bias = None
         self.options = {"stride": conv.stride, "padding": (0, 1), "dilation": conv.dilation}
 
     def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
         y = F.conv2d(x.permute(2, 0, 1)[None], self.weight, self.bias, **self.options)
         return y[0].permute(1, 2, 0)
 
@@ -159,8 +163,8 @@ class Conv:
 class DenseConv(Conv):
     """A layer of a dense block."""
 
-    def __init__(self, layer: nn.Sequential):
-        super().__init__(layer[1])
+    def __init__(self, layer: nn.Sequential, dtype: torch.dtype):
+        super().__init__(layer[1], dtype)
         self.norm = NormAct(layer)
         self.reach = layer[1].dilation[0]  # frames looked back
 
@@ -171,7 +175,8 @@ class DenseConv(Conv):
         def read(start, stop, scratch):
             first = start - self.reach
             missing = max(0, -first)
-            x = scratch.take("gathered", stop - first, bins, len(planes) * channels)
+            shape = stop - first, bins, len(planes) * channels
+            x = scratch.take("gathered", *shape, dtype=self.weight.dtype)
             x[:missing] = 0
             torch.cat([plane[first + missing : stop] for plane in planes[::-1]], -1, out=x[missing:])
             return x
@@ -182,11 +187,11 @@ class DenseConv(Conv):
 class SubPixelConv(Conv):
     """Twice the bins. Its output channels are put in such an order that (T, F, 2C) is (T, 2F, C)."""
 
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__(conv)
-        weight = conv.weight.detach().unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
+        super().__init__(conv, dtype)
+        weight = self.weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = conv.bias.detach().view(-1, 2).t().flatten()
+        self.bias = conv.bias.detach().view(-1, 2).t().flatten().to(dtype)
 
 
 class NormAct:
@@ -273,9 +278,9 @@ def dense_block(layers, planes, run: Jobs) -> Normalize:
 class Decoder:
     """Dense block, sub-pixel convolution and last convolutions: (T, F, C) -> (2F-1, T) for each head."""
 
-    def __init__(self, block: nn.Module, sequence: nn.Sequential, heads):
-        self.dense = [DenseConv(layer) for layer in block.dense_block]
-        self.up = SubPixelConv(sequence[0].conv1)
+    def __init__(self, block: nn.Module, sequence: nn.Sequential, heads, dtype: torch.dtype):
+        self.dense = [DenseConv(layer, dtype) for layer in block.dense_block]
+        self.up = SubPixelConv(sequence[0].conv1, dtype)
         self.norm = NormAct(sequence)
         self.heads = torch.cat([head.weight[0, :, 0] for head in heads], dim=1)  # (C, 2 for each head)
         self.biases = [head.bias.item() for head in heads]
@@ -299,7 +304,7 @@ class Decoder:
 class Stack:
     """A dual-path block, in place: (T, F, C)."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: nn.Module, dtype: torch.dtype):
         self.weights, self.combine = [[1.0], [1.0]], None  # of the averages in time and in frequency
         if hasattr(block, "out_combiner"):
             for i, name in enumerate(("downsample_t", "downsample_f")):
@@ -309,7 +314,7 @@ class Stack:
             block = block.encoder
         outer = block.bypass_layers[0]
         self.layers = [
-            (FastLayer(f_layer, outer), FastLayer(t_layer, outer))
+            (FastLayer(f_layer, outer, dtype), FastLayer(t_layer, outer, dtype))
             for f_layer, t_layer in zip(block.f_layers, block.t_layers)
         ]
 

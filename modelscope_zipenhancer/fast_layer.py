@@ -29,7 +29,7 @@ class FastLayer:
     what the tokens in memory lack, and goes into the biases of the next input projections.
     """
 
-    def __init__(self, layer: nn.Module, outer: nn.Module):
+    def __init__(self, layer: nn.Module, outer: nn.Module, dtype: torch.dtype):
         attention = layer.self_attn_weights
         self.pos_weight = attention.linear_pos.weight.detach().clone()
         self.heads, self.split = attention.heads, attention.split
@@ -40,16 +40,16 @@ class FastLayer:
         scale = torch.ones(sum(self.split), 1, dtype=torch.float64)
         scale[: self.split[0]] = scale[-self.split[2] :] = LOG2_E
         self.scores_in = _fold(attention.in_proj, offset, scale)
-        self.ff1, offset = _fold_feed_forward(layer.feed_forward1, offset)
+        self.ff1, offset = _fold_feed_forward(layer.feed_forward1, offset, dtype)
         self.nonlin, offset = _fold_nonlin(layer.nonlin_attention, offset)
         self.attend1, offset = _fold_attention(layer.self_attn1, offset)
         self.conv1, offset = _fold_conv(layer.conv_module1, offset)
-        self.ff2, offset = _fold_feed_forward(layer.feed_forward2, offset)
+        self.ff2, offset = _fold_feed_forward(layer.feed_forward2, offset, dtype)
         self.mid = layer.bypass_mid.bypass_scale.detach().clone()
         offset = offset * self.mid.double()
         self.attend2, offset = _fold_attention(layer.self_attn2, offset)
         self.conv2, offset = _fold_conv(layer.conv_module2, offset)
-        self.ff3, offset = _fold_feed_forward(layer.feed_forward3, offset)
+        self.ff3, offset = _fold_feed_forward(layer.feed_forward3, offset, dtype)
         self.offset = offset.float()
         self.norm_bias = layer.norm.bias.detach().clone()
         self.norm_scale = layer.norm.log_scale.exp().item() * math.sqrt(channels)  # of x / |x - bias|
@@ -143,7 +143,12 @@ class FastLayer:
 
     def _feed_forward(self, u, folded, scratch, exact):
         in_proj, out_weight = folded
-        u.addmm_(_swoosh(_linear(u, in_proj, scratch, "hidden"), scratch, exact), out_weight)
+        hidden = _linear(u.to(out_weight.dtype), in_proj, scratch, "hidden")
+        hidden = _swoosh(hidden, scratch, exact)
+        if out_weight.dtype == u.dtype:
+            u.addmm_(hidden, out_weight)
+        else:
+            u.add_(hidden @ out_weight)
 
     def _nonlin(self, u, weights, norms, scratch):
         gate_proj, value_proj, output_proj, out_weight = self.nonlin
@@ -182,12 +187,13 @@ class FastLayer:
 
 def _linear(x: Tensor, folded, scratch: Scratch, name: str) -> Tensor:
     bias, weight = folded
-    return torch.addmm(bias, x, weight, out=scratch.take(name, x.shape[0], weight.shape[1]))
+    out = scratch.take(name, x.shape[0], weight.shape[1], dtype=weight.dtype)
+    return torch.addmm(bias, x, weight, out=out)
 
 
 def _swoosh(x: Tensor, scratch: Scratch, exact: bool) -> Tensor:
     """softplus(z) - 0.08 z, of z = x / log2(e)."""
-    y = scratch.take("swoosh", *x.shape)
+    y = scratch.take("swoosh", *x.shape, dtype=x.dtype)
     if exact:
         y.copy_(F.softplus(x / LOG2_E))
     else:
@@ -215,9 +221,10 @@ def _fold(linear: nn.Linear, offset: Tensor, scale=1.0, shift: float = 0.0, rows
     return bias[:, 0].float(), _right(weight * scale)
 
 
-def _fold_feed_forward(module: nn.Module, offset: Tensor):
+def _fold_feed_forward(module: nn.Module, offset: Tensor, dtype: torch.dtype):
     weight, bias = _double(module.out_proj)
-    folded = _fold(module.in_proj, offset, LOG2_E, SWOOSH_L["shift"]), _right(weight)
+    bias_in, weight_in = _fold(module.in_proj, offset, LOG2_E, SWOOSH_L["shift"])
+    folded = (bias_in.to(dtype), weight_in.to(dtype)), _right(weight).to(dtype)
     return folded, offset + bias - SWOOSH_L["constant"] * weight.sum(1)
 
 

@@ -20,12 +20,12 @@ class Scratch:
     def __init__(self):
         self.buffers = {}
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Memory of that shape, with anything in it; the last of that name is lost."""
+    def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Memory of that shape, with anything in it; the last of that name and dtype is lost."""
         size = math.prod(shape)
-        buffer = self.buffers.get(name)
+        buffer = self.buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size:
-            buffer = self.buffers[name] = torch.empty(size)
+            buffer = self.buffers[name, dtype] = torch.empty(size, dtype=dtype)
         return buffer[:size].view(shape)
 
 

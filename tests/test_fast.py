@@ -1,18 +1,25 @@
 """The fast form computes the definition's function, whatever the sizes, threads and callers."""
 
+import math
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
-from modelscope_zipenhancer import jobs
+from modelscope_zipenhancer import Enhancer, jobs
 from modelscope_zipenhancer.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.enhancer import find_model
+from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.fast import FastNetwork
 from modelscope_zipenhancer.fast_layer import FastLayer
-from modelscope_zipenhancer.model import ZipEnhancer
+from modelscope_zipenhancer.model import ZipEnhancer, load_model
+
+ROOT = Path(__file__).parents[1]
 
 TINY_STACK = StackConfig(2, 2, query_dim=8, value_dim=6, feedforward_dim=96)
 ODD_STACKS = (
@@ -201,3 +208,27 @@ def test_it_runs_where_threads_cannot_be_held_to_a_core(monkeypatch):
     monkeypatch.setattr(jobs, "_torch_library", lambda: None)
     for a, b in zip(form(*spectra(1, 20)), expected):
         assert error(a, b) < 1e-5
+
+
+def test_bf16_changes_little_on_trained_weights():
+    model = load_model(find_model("tiny"))
+    noisy, _ = soundfile.read(ROOT / "examples" / "noisy_speech.wav", dtype="float32")
+    x = torch.from_numpy(noisy)[None, : 4 * 16_000]
+    exact, rough = (FastNetwork(model, dtype).denoise(x) for dtype in (torch.float32, torch.bfloat16))
+    assert 35 < -20 * math.log10(error(rough, exact)) < 70  # it is used, and does no harm
+
+
+def test_bf16_is_refused_where_the_processor_has_none(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    with pytest.raises(OptionError, match="'bf16' is for CPUs with AVX-512 BF16"):
+        Enhancer.from_pretrained("tiny", "cpu", precision="bf16")
+    with pytest.raises(OptionError, match="unknown precision 'fp8', known are: fp32, bf16"):
+        Enhancer.from_pretrained("tiny", "cpu", precision="fp8")
+
+
+def test_an_enhancer_of_bf16_runs_in_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    exact, rough = (
+        Enhancer.from_pretrained("tiny", "cpu", precision=p)(noise(8000)) for p in ("fp32", "bf16")
+    )
+    assert (exact != rough).any() and error(torch.from_numpy(rough), torch.from_numpy(exact)) < 0.05

@@ -487,3 +487,9 @@ def test_modelscopes_test_with_a_url(quick_model_dir, tmp_path):
     with LoopbackHub({}, files={"/speech_with_noise1.wav": wav_bytes()}) as hub:
         ans(f"{hub.url}/speech_with_noise1.wav", output_path=str(output))
     assert soundfile.info(output).frames == len(SPEECH)
+
+
+def test_the_pipeline_takes_a_precision(quick_model_dir, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    with pytest.raises(ValueError, match="'bf16' is for CPUs"):
+        pipeline(Tasks.acoustic_noise_suppression, model=quick_model_dir, precision="bf16", device="cpu")
