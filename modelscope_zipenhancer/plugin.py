@@ -95,7 +95,8 @@ class ZipEnhancerPipeline(Pipeline):
     def __init__(self, model, level="modelscope", stitch="crossfade", precision="fp32", **kwargs):
         """level: 'modelscope', louder parts at -25 dBFS whatever came in, as ModelScope's own pipeline
         has it; or 'input', the recording's own level. stitch: see `engine.enhance`. Both can also be
-        given in a call. precision: see TorchBackend. kwargs: as ModelScope's Pipeline takes them; others are ignored.
+        given in a call. precision: see TorchBackend. kwargs: as ModelScope's Pipeline takes them; others
+        are ignored.
         """
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
         kwargs["preprocessor"] = kwargs.get("preprocessor") or audio.read
