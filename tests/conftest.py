@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from modelscope_zipenhancer.config import (
@@ -111,3 +112,16 @@ def run_python(tmp_path):
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Clean and noise, as AudioFolders."""
+    from modelscope_zipenhancer.train.data import AudioFolder
+
+    rng = np.random.default_rng(0)
+    for kind, level in (("clean", 0.1), ("noise", 0.02)):
+        (tmp_path / kind).mkdir()
+        for i, rate in enumerate((16_000, 16_000, 44_100)):
+            soundfile.write(tmp_path / kind / f"{i}.flac", rng.standard_normal(rate * 2) * level, rate)
+    return AudioFolder(str(tmp_path / "clean")), AudioFolder(str(tmp_path / "noise"))

@@ -11,7 +11,7 @@ from conftest import SMALL
 
 from modelscope_zipenhancer.model import load_model, mag_pha_stft
 from modelscope_zipenhancer.train import losses
-from modelscope_zipenhancer.train.data import AudioFolder, Mixer, MixOptions
+from modelscope_zipenhancer.train.data import Mixer, MixOptions
 from modelscope_zipenhancer.train.loop import TrainOptions, learning_rate, train, training_losses
 
 PAIRS = {  # loss: arguments at the target, arguments elsewhere
@@ -91,16 +91,6 @@ def test_the_perceptual_loss_ranks_mixtures_as_pesq_does():
         scores.append(pesq(rate, speech, noisy, "wb"))
         found.append(losses.perceptual_loss(*(torch.from_numpy(x)[None] for x in (noisy, speech))).item())
     assert scores == sorted(scores) and found == sorted(found, reverse=True)
-
-
-@pytest.fixture
-def folders(tmp_path):
-    rng = np.random.default_rng(0)
-    for kind, level in (("clean", 0.1), ("noise", 0.02)):
-        (tmp_path / kind).mkdir()
-        for i, rate in enumerate((16_000, 16_000, 44_100)):
-            soundfile.write(tmp_path / kind / f"{i}.flac", rng.standard_normal(rate * 2) * level, rate)
-    return AudioFolder(str(tmp_path / "clean")), AudioFolder(str(tmp_path / "noise"))
 
 
 def test_the_learning_rate_goes_up_stays_and_goes_down_to_nothing():

@@ -16,16 +16,6 @@ from modelscope_zipenhancer.train.data import (
 )
 
 
-@pytest.fixture
-def folders(tmp_path):
-    rng = np.random.default_rng(0)
-    for kind, level in (("clean", 0.1), ("noise", 0.02)):
-        (tmp_path / kind).mkdir()
-        for i, rate in enumerate((16_000, 16_000, 44_100)):
-            soundfile.write(tmp_path / kind / f"{i}.flac", rng.standard_normal(rate * 2) * level, rate)
-    return AudioFolder(str(tmp_path / "clean")), AudioFolder(str(tmp_path / "noise"))
-
-
 def test_a_batch_is_fixed_by_seed_and_step_alone(folders):
     options = MixOptions(crop_samples=4000)
     first = Mixer(*folders, options).batch(seed=1, number=7, size=3)
