@@ -1,7 +1,8 @@
 """The chunk grid and the overlap-add: recordings of any length, and streams, through a backend.
 
 A backend is a callable: float32 (batch, samples) at 16 kHz and, optionally, gain (batch,) in; the
-same shape and level out. numpy only: nothing here knows what the backend computes.
+same shape and level out. Its attribute `batch`, if it has one, is how many chunks of a recording it
+wants at a time. numpy only: nothing here knows what the backend computes.
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class StreamingSession:
         The scale of a chunk is undone behind the network, so levels don't pump.
         """
         self.grid = grid
-        self._backend = backend
+        self._backend, self.batch = backend, getattr(backend, "batch", 1)
         self._gain = () if gain is None else (np.array([gain], np.float32),)
         # The last `window` samples or more; before the signal there was silence.
         self._buffer = np.zeros(grid.window, np.float32)
@@ -80,13 +81,14 @@ class StreamingSession:
         self._buffer = np.concatenate([self._buffer, np.asarray(block, np.float32)])
         self._pending += len(block)
         done = [np.zeros(0, np.float32)]
-        while len(self._buffer) - self._next >= grid.window:
-            chunk = self._buffer[self._next : self._next + grid.window]
-            piece = self._join(self._enhance(chunk)[grid.past : grid.window - grid.ahead])
+        complete = (len(self._buffer) - self._next - grid.window) // grid.hop + 1
+        starts = [self._next + i * grid.hop for i in range(complete)]
+        for enhanced in self._enhance([self._buffer[start : start + grid.window] for start in starts]):
+            piece = self._join(enhanced[grid.past : grid.window - grid.ahead])
             self._tail = piece[grid.hop :] * self._rise[::-1]
             done.append(piece[: grid.hop])
-            self._pending -= grid.hop
-            self._next += grid.hop
+        self._pending -= grid.hop * len(starts)
+        self._next += grid.hop * len(starts)
         spare = min(self._next, len(self._buffer) - grid.window)
         self._buffer = self._buffer[spare:].copy() if spare > 0 else self._buffer
         self._next -= max(0, spare)
@@ -99,7 +101,8 @@ class StreamingSession:
             return np.zeros(0, np.float32)
         self._flushed = True
         # One more chunk of the same length that ends where the signal ends, not one padded with zeros.
-        return self._join(self._enhance(self._buffer[-self.grid.window :])[-self._pending :])
+        (enhanced,) = self._enhance([self._buffer[-self.grid.window :]])
+        return self._join(enhanced[-self._pending :])
 
     def _join(self, piece: np.ndarray) -> np.ndarray:
         """Cross-fade from the last chunk into `piece`; linear, the weights sum to one."""
@@ -109,8 +112,11 @@ class StreamingSession:
             piece[:fade] = piece[:fade] * self._rise[:fade] + self._tail[:fade]
         return piece
 
-    def _enhance(self, chunk: np.ndarray) -> np.ndarray:
-        return self._backend(chunk[None], *self._gain)[0]
+    def _enhance(self, chunks: list):
+        """Yield each chunk enhanced, as many at a time as the backend wants."""
+        for start in range(0, len(chunks), self.batch):
+            batch = np.stack(chunks[start : start + self.batch])
+            yield from self._backend(batch, *(np.repeat(gain, len(batch)) for gain in self._gain))
 
 
 def enhance(
@@ -120,7 +126,7 @@ def enhance(
 
     Up to 6 s in one pass. Beyond, stitch='crossfade' cuts by `grid`; stitch='builtin' makes the
     built-in's hard splices of 2 s windows, for comparison. progress(samples_done, samples) is called
-    after each chunk.
+    after each chunk, or batch of them.
     """
     samples = len(x)
     out, done = np.empty(samples, np.float32), 0
@@ -147,8 +153,11 @@ def pieces(backend, x: np.ndarray, stitch: str = "crossfade", grid: Grid = Grid(
 
 
 def _chunks(session: StreamingSession, x: np.ndarray):
-    for start in range(0, len(x), session.grid.hop):
-        yield session.feed(x[start : start + session.grid.hop])
+    grid = session.grid
+    start, stop = 0, (session.batch - 1) * grid.hop + grid.latency  # completes the first batch
+    while start < len(x):
+        yield session.feed(x[start:stop])
+        start, stop = stop, stop + session.batch * grid.hop
     yield session.flush()
 
 

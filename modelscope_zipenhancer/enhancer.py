@@ -50,12 +50,13 @@ class Enhancer:
         device: str | None = None,
         backend: str = "torch",
         precision: str = "fp32",
+        compile: bool = False,
     ) -> "Enhancer":
         """Load a bundled model by name, a model dir, or a model of the ModelScope hub by its id.
 
         device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one.
-        precision: 'fp32', or 'bf16', see TorchBackend. Raises ModelNotFoundError, ConfigError,
-        CheckpointError or OptionError.
+        precision: 'fp32', 'bf16' on CPUs that have it, 'fp16' on GPUs; compile: for GPUs; see
+        TorchBackend. Raises ModelNotFoundError, ConfigError, CheckpointError or OptionError.
         """
         if backend not in BACKENDS:
             raise OptionError(f"unknown backend {backend!r}, known are: {', '.join(BACKENDS)}")
@@ -71,7 +72,7 @@ class Enhancer:
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one kind for it
             reason = str(error).split("\n")[0]
             raise OptionError(f"device {device!r} can't be used: {reason}") from error
-        return cls(TorchBackend(load_model(folder, device), precision))
+        return cls(TorchBackend(load_model(folder, device), precision, compile))
 
     def __call__(self, source, sample_rate: int | None = None, **options) -> np.ndarray:
         """Enhance what `audio.read` reads; returns float32 at its own level, rate and channels.
@@ -184,6 +185,7 @@ def limited(backend, strength: float | None):
         enhanced = backend(waveform, *gain)
         return enhanced + np.float32(left) * (waveform - enhanced)
 
+    mixed.batch = getattr(backend, "batch", 1)
     return mixed
 
 

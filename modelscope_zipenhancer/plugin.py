@@ -92,11 +92,13 @@ class ZipEnhancerPipeline(Pipeline):
     group_key = TASK
     SAMPLE_RATE = audio.SAMPLE_RATE
 
-    def __init__(self, model, level="modelscope", stitch="crossfade", precision="fp32", **kwargs):
+    def __init__(
+        self, model, level="modelscope", stitch="crossfade", precision="fp32", compile=False, **kwargs
+    ):
         """level: 'modelscope', louder parts at -25 dBFS whatever came in, as ModelScope's own pipeline
         has it; or 'input', the recording's own level. stitch: see `engine.enhance`. Both can also be
-        given in a call. precision: see TorchBackend. kwargs: as ModelScope's Pipeline takes them; others
-        are ignored.
+        given in a call. precision, compile: see TorchBackend. kwargs: as ModelScope's Pipeline takes them;
+        others are ignored.
         """
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
         kwargs["preprocessor"] = kwargs.get("preprocessor") or audio.read
@@ -106,7 +108,7 @@ class ZipEnhancerPipeline(Pipeline):
         if not isinstance(self.model, ZipEnhancerModel):
             raise TypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
         self.level, self.stitch = _known_level(level), stitch
-        self.backend = TorchBackend(self.model.model, precision)
+        self.backend = TorchBackend(self.model.model, precision, compile)
         self._auto_collate = False  # the engine sends chunks to the device, never the whole recording
         # On the device now: the first call would hold a lock for ever if there is no memory for it.
         self.prepare_model()

@@ -88,6 +88,33 @@ def test_a_given_gain_is_that_of_every_chunk():
     assert len(gains) > 3 and all(gain == [2.5] for gain in gains)
 
 
+@pytest.mark.parametrize("gain", [None, 2.5])
+def test_a_backend_that_wants_several_chunks_at_a_time_gets_them_and_the_sound_is_the_same(gain):
+    sizes = []
+
+    class Batched:
+        batch = 4
+
+        def __call__(self, waveform, gain=None):
+            sizes.append(len(waveform))
+            assert gain is None or gain.shape == (len(waveform),)
+            return smoother(waveform) * (1.0 if gain is None else gain[:, None])
+
+    def alone(waveform, gain=None):
+        return smoother(waveform) * (1.0 if gain is None else gain[:, None])
+
+    x = np.random.default_rng(1).standard_normal(9 * SMALL.hop + 123).astype(np.float32)
+    expected, found = (
+        stream(StreamingSession(backend, SMALL, gain), x, np.random.default_rng(2))
+        for backend in (alone, Batched())
+    )
+    np.testing.assert_array_equal(found, expected)
+    sizes.clear()
+    seconds_40 = np.resize(x, 40 * 16000)
+    np.testing.assert_array_equal(enhance(Batched(), seconds_40), enhance(alone, seconds_40))
+    assert max(sizes) == 4 and sizes.count(4) >= 2
+
+
 def test_silence_in_a_stream_is_safe_for_any_length():
     session = StreamingSession(identity, SMALL)
     y = np.concatenate([session.feed(np.zeros(50_000, np.float32)), session.flush()])

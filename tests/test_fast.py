@@ -222,7 +222,7 @@ def test_bf16_is_refused_where_the_processor_has_none(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     with pytest.raises(OptionError, match="'bf16' is for CPUs with AVX-512 BF16"):
         Enhancer.from_pretrained("tiny", "cpu", precision="bf16")
-    with pytest.raises(OptionError, match="unknown precision 'fp8', known are: fp32, bf16"):
+    with pytest.raises(OptionError, match="unknown precision 'fp8', known are: fp32, bf16, fp16"):
         Enhancer.from_pretrained("tiny", "cpu", precision="fp8")
 
 

@@ -74,7 +74,7 @@ def test_rows_in_parts_give_what_all_rows_at_once_give(monkeypatch):
     model = seeded_model()
     with torch.no_grad():
         whole = model(*spectra(50, batch=2))
-        monkeypatch.setattr(model_module, "ROW_TOKENS", 60)
+        monkeypatch.setattr(model_module, "ROW_TOKENS", {"cpu": 60})
         parts = model(*spectra(50, batch=2))
     for x, y in zip(whole[:3], parts[:3]):
         assert relative_error(x, y) < 1e-5

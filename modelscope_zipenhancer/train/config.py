@@ -43,6 +43,7 @@ class TrainOptions:
     seed: int = 0
     clip_norm: float = 5.0
     ema_decay: float = 0.999
+    dropout: float | None = None  # inside the feed-forward modules; None: the model's own
     precision: str = "fp32"  # 'bf16': the network under autocast, for GPUs
     save_every: int = 100
     valid_every: int = 500

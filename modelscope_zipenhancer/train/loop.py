@@ -134,6 +134,10 @@ def train(
     os.makedirs(out_dir, exist_ok=True)
     torch.manual_seed(options.seed)
     model = (load_model(init) if init else ZipEnhancer(config)).to(device).train().requires_grad_()
+    if options.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = options.dropout
     average = ZipEnhancer(model.config).to(device).eval().requires_grad_(False)
     average.load_state_dict(model.state_dict())
     judge = Judge(options, device) if options.weights["metric"] else None
