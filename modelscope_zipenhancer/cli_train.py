@@ -7,6 +7,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .train import loop
+from .train.allocator import keep_freed_memory
 from .train.config import read_config
 from .train.validate import Validation
 
@@ -19,6 +20,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
+    keep_freed_memory()
     config = read_config(args.config, args.settings)
     batches = config.batches()
     with loop.processes() as rank:

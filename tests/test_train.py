@@ -1,5 +1,6 @@
 """Losses, mixtures, and a loop that a kill doesn't disturb."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from conftest import SMALL
 
 from modelscope_zipenhancer.model import load_model, mag_pha_stft
-from modelscope_zipenhancer.train import losses
+from modelscope_zipenhancer.train import loop, losses
 from modelscope_zipenhancer.train.data import Mixer, MixOptions
 from modelscope_zipenhancer.train.loop import TrainOptions, learning_rate, train, training_losses
 
@@ -100,17 +101,25 @@ def test_the_learning_rate_goes_up_stays_and_goes_down_to_nothing():
     assert all(b < a for a, b in zip(rates[700:], rates[701:])) and rates[-1] < 0.01
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(folders, tmp_path):
-    mixer = Mixer(*folders, MixOptions(crop_samples=2000))
+@pytest.mark.parametrize("metric", [0.0, 0.05])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(metric, folders, tmp_path):
+    if metric:
+        pytest.importorskip("pesq")
+    mixer = Mixer(*folders, MixOptions(crop_samples=8000 if metric else 2000))
+    weights = losses.WEIGHTS | {"metric": metric}
 
     def run(name, *steps):
         for upto in steps:
-            options = TrainOptions(steps=upto, decay=0, warmup=2, batch_size=2, save_every=1)
+            options = TrainOptions(upto, warmup=2, batch_size=2, save_every=1, weights=weights)
             train(SMALL, mixer, options, str(tmp_path / name))
-        lines = (tmp_path / name / "log.csv").read_text().splitlines()
-        return [line.split(",")[:8] for line in lines]  # all but the time
+        with open(tmp_path / name / "log.csv", newline="") as file:
+            lines = list(csv.DictReader(file))
+        return [{key: x for key, x in line.items() if key != "seconds_per_step"} for line in lines]
 
-    assert run("unbroken", 4) == run("killed", 2, 4)
+    unbroken = run("unbroken", 4)
+    assert unbroken == run("killed", 2, 4)
+    assert len(unbroken) == 4 and all(math.isfinite(float(x)) for line in unbroken for x in line.values())
+    assert ("discriminator" in unbroken[0]) == bool(metric)
     assert load_model(str(tmp_path / "killed")).config.channels == SMALL.channels
     assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == [
         "checkpoint.pt",
@@ -118,6 +127,29 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folders, tmp_path):
         "log.csv",
         "pytorch_model.bin",
     ]
+
+
+def test_dropout_is_the_models_own_unless_the_run_says_otherwise(folders, tmp_path, monkeypatch):
+    seen = []
+
+    def losses_seen(model, *args):
+        seen.append({m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)})
+        return training_losses(model, *args)
+
+    monkeypatch.setattr(loop, "training_losses", losses_seen)
+    mixer = Mixer(*folders, MixOptions(crop_samples=2000))
+    for i, dropout in enumerate((None, 0.0)):
+        train(SMALL, mixer, TrainOptions(1, batch_size=1, dropout=dropout), str(tmp_path / str(i)))
+    assert seen == [{SMALL.dropout}, {0.0}]
+
+
+def test_keeping_freed_memory_takes_effect_where_it_says_so(run_python):
+    program = """
+import platform
+from modelscope_zipenhancer.train.allocator import keep_freed_memory
+print(keep_freed_memory() == (platform.libc_ver()[0] == "glibc"), len(bytearray(200_000_000)))
+"""
+    assert run_python(program).split() == ["True", "200000000"]
 
 
 def test_training_lowers_the_loss_on_one_batch(folders):
