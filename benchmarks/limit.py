@@ -21,29 +21,32 @@ PRODUCTS = ((1024, 1024, 1024), (16384, 64, 256), (16384, 256, 64), (4096, 64, 6
 REPEATS = 30
 
 
-def rate(run, flops: float) -> float:
-    """GFLOP/s, median of repeats after a few to warm up."""
+def seconds(run, device: str = "cpu", repeats: int = REPEATS) -> float:
+    """Of a run: the median of repeats, after a few to warm up."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     times = []
-    for i in range(REPEATS + 5):
+    for i in range(repeats + 5):
+        wait()
         start = time.perf_counter()
         run()
+        wait()
         if i >= 5:
             times.append(time.perf_counter() - start)
-    return flops / statistics.median(times) / 1e9
+    return statistics.median(times)
 
 
 @torch.inference_mode()
-def peaks(dtype: torch.dtype = torch.float32) -> dict:
-    """{name: GFLOP/s} with the threads that torch has."""
-    found = {}
+def peaks(dtype: torch.dtype = torch.float32, device: str = "cpu", batch: int = 1) -> dict:
+    """{name: GFLOP/s} with the threads that torch has; batch: by how much a GPU needs larger ones."""
+    found, options = {}, {"dtype": dtype, "device": device}
     for rows, depth, columns in PRODUCTS:
-        a, b = torch.randn(rows, depth, dtype=dtype), torch.randn(columns, depth, dtype=dtype)
-        run = lambda a=a, b=b: F.linear(a, b)  # noqa: E731
-        found[f"product {rows} x {depth} x {columns}"] = rate(run, 2.0 * rows * depth * columns)
-    x = torch.randn(1, 64, 161, 101, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    w = torch.randn(64, 64, 2, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    run = lambda: F.conv2d(x, w, padding=(0, 1))  # noqa: E731
-    found["convolution 2 x 3, 64 channels"] = rate(run, 2.0 * 64 * 64 * 6 * 160 * 101)
+        a, b = torch.randn(batch * rows, depth, **options), torch.randn(columns, depth, **options)
+        took = seconds(lambda a=a, b=b: F.linear(a, b), device)
+        found[f"product {batch * rows} x {depth} x {columns}"] = 2e-9 * batch * rows * depth * columns / took
+    x = torch.randn(batch, 64, 161, 101, **options).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(64, 64, 2, 3, **options).contiguous(memory_format=torch.channels_last)
+    took = seconds(lambda: F.conv2d(x, w, padding=(0, 1)), device)
+    found["convolution 2 x 3, 64 channels"] = 2e-9 * 64 * 64 * 6 * 160 * 101 * batch / took
     return found
 
 

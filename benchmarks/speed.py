@@ -67,11 +67,17 @@ def variant(name: str, model: ZipEnhancer):
     )
 
     section = {key: value for key, value in model.config.to_dict().items() if key != "type"}
-    built_in = BuiltIn(AttrDict(section)).eval().requires_grad_(False)
+    device = next(model.parameters()).device
+    built_in = BuiltIn(AttrDict(section)).eval().requires_grad_(False).to(device)
     built_in.load_state_dict(model.state_dict())
 
     holder = types.SimpleNamespace(model=onnx_session(built_in) if name == "onnx" else built_in)
-    return lambda x: ZipenhancerDecorator.forward(holder, {"noisy": torch.from_numpy(x)[None]})["wav_l2"]
+
+    def run(x):
+        noisy = torch.from_numpy(x)[None].to(device)
+        return ZipenhancerDecorator.forward(holder, {"noisy": noisy})["wav_l2"].cpu()
+
+    return run
 
 
 def onnx_session(built_in):
