@@ -18,10 +18,10 @@ from limit import peaks, seconds
 from speed import network, variant
 
 from modelscope_zipenhancer.card import flops_per_second
+from modelscope_zipenhancer.checkpoint import load_model
 from modelscope_zipenhancer.config import SAMPLE_RATE
 from modelscope_zipenhancer.device import DeviceNetwork
 from modelscope_zipenhancer.enhancer import find_model
-from modelscope_zipenhancer.model import load_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy_speech.wav"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -30,10 +30,11 @@ from limit import peaks
 
 from modelscope_zipenhancer.backend import TorchBackend
 from modelscope_zipenhancer.card import flops_per_second
+from modelscope_zipenhancer.checkpoint import load_model
 from modelscope_zipenhancer.config import ModelConfig
 from modelscope_zipenhancer.engine import ONE_PASS, SAMPLE_RATE, enhance
 from modelscope_zipenhancer.enhancer import find_model
-from modelscope_zipenhancer.model import ZipEnhancer, load_model
+from modelscope_zipenhancer.model import ZipEnhancer
 
 VARIANTS = ("built-in", "onnx", "readable", "fast")
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import audio
 from .errors import AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
+from .files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -200,16 +201,6 @@ def _without_interrupts():
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def make_folder(path: str) -> None:
-    """Create a folder and its parents; OutputError if that can't be."""
-    try:
-        os.makedirs(path or ".", exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"the folder {path!r} can't be made: {error.strerror}; name another with -o"
-        ) from error
 
 
 def _remove_leftovers(output: str) -> None:

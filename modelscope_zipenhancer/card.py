@@ -9,8 +9,8 @@ from .enhancer import find_model
 
 def describe(name: str = "tiny") -> dict:
     """{what: value} of a model that `Enhancer.from_pretrained` knows; raises as that does."""
+    from .checkpoint import load_model
     from .config import SAMPLE_RATE
-    from .model import load_model
 
     folder = find_model(name)
     path = os.path.join(folder, WEIGHTS_FILE)

@@ -1,4 +1,4 @@
-"""The `zipenhancer` command. Only the command's files print: cli*.py, evaluate.py."""
+"""The `zipenhancer` command. Only the command's files print: cli*.py."""
 
 import argparse
 import importlib
@@ -70,7 +70,7 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
 
     for name, module, text in (
-        ("evaluate", "evaluate", "measure how good the enhanced recordings are"),
+        ("evaluate", "cli_evaluate", "measure how good the enhanced recordings are"),
         ("train", "cli_train", "train a network, or fine-tune one"),
     ):
         command = commands.add_parser(name, help=text)

@@ -83,6 +83,7 @@ def run(args) -> int:
         check_plot(args.plot)
 
     from . import audio, batch
+    from .files import make_folder
 
     jobs = batch.find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
     if args.plot and len(jobs) > 1:
@@ -105,7 +106,7 @@ def run(args) -> int:
     single = not batch.names_several(args.input)
     if todo:
         if not single or args.output and args.output.endswith(("/", os.sep)):
-            batch.make_folder(args.output or os.path.dirname(todo[0].output))
+            make_folder(args.output or os.path.dirname(todo[0].output))
         else:
             audio.check_output(todo[0].output)  # now, not after the model is loaded
     started = time.perf_counter()

@@ -63,7 +63,7 @@ class Enhancer:
         import torch
 
         from .backend import TorchBackend
-        from .model import load_model
+        from .checkpoint import load_model
 
         folder = find_model(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""How good is it: the measures of the papers over folders of recordings; `zipenhancer evaluate`.
+"""How good is it: the measures of the papers over folders of recordings.
 
 Recordings are paired with their clean twins, or mixed from speech and noise, perhaps enhanced first,
 and measured in parallel. What can't be measured is named and counted, never averaged.
@@ -6,12 +6,9 @@ and measured in parallel. What can't be measured is named and counted, never ave
 
 import contextlib
 import csv
-import functools
 import multiprocessing
 import os
 import re
-import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +19,7 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .errors import AudioError, AudioNotFoundError, OutputError, ZipEnhancerError
-from .files import replacing
+from .files import make_folder, replacing
 from .measures import (
     MetricError,
     composite,
@@ -34,7 +31,7 @@ from .measures import (
     si_sdr,
     stoi,
 )
-from .pairs import Failure, Pair, find_pairs, load_signals, make_folder, mix_pairs, note_failure
+from .pairs import Failure, Pair, load_signals, note_failure
 
 # key: (heading, decimals); higher is better in all
 PAIRED = {
@@ -292,98 +289,3 @@ def changes(before: Report, after: Report, key: str) -> dict:
     """{file: after - before} of one measure, where both have it."""
     both = [n for n in after.rows if key in after.rows[n] and key in before.rows.get(n, {})]
     return {name: after.rows[name][key] - before.rows[name][key] for name in both}
-
-
-# ---- the command
-
-
-def add_arguments(parser) -> None:
-    """The options of `zipenhancer evaluate`."""
-    parser.add_argument("--clean", metavar="DIR", help="clean speech; without it only DNSMOS is measured")
-    parser.add_argument("--noisy", metavar="DIR", help="recordings to measure, and to enhance with --model")
-    parser.add_argument("--enhanced", metavar="DIR", action="append", default=[], help="may be repeated")
-    parser.add_argument("--model", action="append", default=[], help="enhance the noisy; may be repeated")
-    parser.add_argument("--device", help="of the models: cpu, cuda, cuda:1, mps")
-    parser.add_argument("--noise", metavar="DIR", help="make the noisy from --clean and these noises")
-    parser.add_argument("--snr", type=float, nargs="+", default=[0, 5, 10, 15], help="in dB, of mixtures")
-    parser.add_argument("--count", type=int, default=16, help="mixtures for each SNR (16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the mixtures")
-    parser.add_argument("--mixtures", metavar="DIR", help="keep the mixtures here, in noisy/ and clean/")
-    parser.add_argument("--dnsmos", metavar="ONNX", help="DNSMOS P.835: the path of sig_bak_ovr.onnx")
-    parser.add_argument("--by-snr", action="store_true", help="group by the snrN in names; so for mixtures")
-    parser.add_argument("--csv", metavar="FILE", help="a line for each file, the means at the end")
-    parser.add_argument("--spectrograms", metavar="DIR", help="a picture for each file and system")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
-    parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="skip: name and count")
-
-
-def run(args) -> int:
-    """Run the command, print the table; 0, 1 if a system has no result, 2 if the options don't fit."""
-    wrong = _wrong_options(args)
-    if wrong:
-        print(f"zipenhancer evaluate: {wrong}", file=sys.stderr)
-        return 2
-    if args.csv:
-        make_folder(os.path.dirname(os.path.abspath(args.csv)))
-    reports = {}
-    with contextlib.ExitStack() as stack:
-        for system, pairs, failures, enhancer in _systems(args, stack):
-
-            def progress(done, system=system, total=len(pairs)):
-                print(f"\r{system}: {done}/{total} ", end="", file=sys.stderr, flush=True)
-
-            pictures = args.spectrograms and os.path.join(args.spectrograms, re.sub(r"[^\w.-]+", "_", system))
-            shown = progress if sys.stderr.isatty() else None
-            options = (args.dnsmos, args.jobs, args.on_error, pictures, shown)
-            reports[system] = evaluate_pairs(pairs, enhancer, *options)
-            reports[system].failures[:0] = failures
-            print("\r\033[K" if shown else "", end="", file=sys.stderr)
-    print(table(reports, args.by_snr or bool(args.noise)))
-    for system, report in reports.items():
-        for f in report.failures:
-            print(f"left out of {system}: {f.name}: {f.what}: {f.reason}", file=sys.stderr)
-        if report.failures:
-            print(f"{system}: {len(report.failures)} left out", file=sys.stderr)
-        key = "pesq_wb" if args.clean else "dnsmos_ovr"
-        if system != "noisy" and (change := changes(reports.get("noisy", Report()), report, key)):
-            worst = min(change, key=change.get)
-            print(
-                f"{system}: {MEASURES[key][0]} {np.mean(list(change.values())):+.2f} over noisy; "
-                f"of the worst file {change[worst]:+.2f} ({worst})"
-            )
-    if args.csv:
-        write_csv(args.csv, reports)
-    return 0 if all(report.rows for report in reports.values()) else 1
-
-
-def _wrong_options(args) -> str | None:
-    if not (args.noisy or args.enhanced or args.noise):
-        return "nothing to measure: give --noisy, --enhanced or --noise"
-    if args.noise and (args.noisy or args.enhanced or not args.clean):
-        return "--noise makes the noisy from --clean: not with --noisy or --enhanced"
-    if args.model and not (args.noisy or args.noise):
-        return "--model needs --noisy, or --noise"
-    if not (args.clean or args.dnsmos):
-        return "without --clean there is only DNSMOS to measure: give --dnsmos"
-    if args.count < 1 or args.jobs < 1:
-        return "--count and --jobs must be 1 or more"
-    return None
-
-
-def _systems(args, stack: contextlib.ExitStack):
-    """(name, pairs, failures, enhancer or None) of each column of recordings to be measured."""
-    noisy = None
-    if args.noise:
-        out_dir = args.mixtures or stack.enter_context(tempfile.TemporaryDirectory())
-        noisy = mix_pairs(args.clean, args.noise, args.snr, args.count, out_dir, args.seed, args.on_error)
-    elif args.noisy:
-        noisy = find_pairs(args.clean, args.noisy, args.on_error)
-    if noisy:
-        yield "noisy", *noisy, None
-    for folder in args.enhanced:
-        yield folder, *find_pairs(args.clean, folder, args.on_error), None
-    for model in args.model:
-        from .enhancer import Enhancer
-
-        enhancer = Enhancer.from_pretrained(model, args.device)
-        yield model, *noisy, functools.partial(enhancer, output_rate=SAMPLE_RATE, mono=True)

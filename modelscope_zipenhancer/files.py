@@ -1,8 +1,10 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there: written under a temporary name, then renamed. And folders."""
 
 import contextlib
 import os
 import threading
+
+from .errors import OutputError
 
 
 @contextlib.contextmanager
@@ -18,3 +20,13 @@ def replacing(path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def make_folder(path) -> None:
+    """Create a folder and its parents, '' is the current one; OutputError if that can't be."""
+    try:
+        os.makedirs(path or ".", exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {os.fspath(path)!r} can't be made: {error.strerror}; name another"
+        ) from error

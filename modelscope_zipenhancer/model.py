@@ -1,17 +1,13 @@
-"""The ZipEnhancer network (Wang and Tian, ICASSP 2025, arXiv 2501.05183), its STFT and its weights.
+"""The ZipEnhancer network (Wang and Tian, ICASSP 2025, arXiv 2501.05183), and its STFT.
 
 Shapes: B batch, T frames, F frequency bins (201; 101 inside the body), C channels.
 Submodules are named as in the released checkpoint, so that its 453 entries load strictly.
 """
 
-import os
-
 import torch
 from torch import Tensor, nn
 
-from .config import WEIGHTS_FILE, ModelConfig, StackConfig
-from .errors import CheckpointError, ModelNotFoundError
-from .files import replacing
+from .config import ModelConfig, StackConfig
 from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer, unflatten
 
 N_FFT = 400  # 25 ms, 201 bins of 40 Hz; also the window's length
@@ -322,65 +318,3 @@ def mag_pha_istft(
         center=center,
         length=length,
     )
-
-
-# ---- the weights -------------------------------------------------------------------------------
-
-
-def load_model(model_dir: str, device: str = "cpu") -> ZipEnhancer:
-    """The network of a ModelScope model dir (configuration.json, pytorch_model.bin), for inference.
-
-    Raises ModelNotFoundError, ConfigError or CheckpointError.
-    """
-    model = ZipEnhancer(ModelConfig.from_model_dir(model_dir))
-    load_weights(model, os.path.join(model_dir, WEIGHTS_FILE))
-    return model.eval().requires_grad_(False).to(device)
-
-
-def load_weights(model: ZipEnhancer, path: str) -> None:
-    """Load a checkpoint in any of the layouts in use, strictly.
-
-    {'generator': entries} is the released file's and what `save_weights` writes; {'state_dict':
-    entries} with 'model.' before each name is the built-in trainer's; bare entries, with or
-    without 'model.', are what ModelScope's save_pretrained and its trainer write.
-    """
-    if not os.path.isfile(path):
-        raise ModelNotFoundError(f"{path} is missing: the model dir has no weights")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here, pickle's among them
-        raise CheckpointError(f"{path} can't be read as weights: {error}") from error
-    entries = checkpoint
-    for key in ("generator", "state_dict", "model"):
-        if isinstance(entries, dict) and isinstance(entries.get(key), dict):
-            entries = entries[key]
-            break
-    if not isinstance(entries, dict) or not all(isinstance(v, Tensor) for v in entries.values()):
-        found = sorted(entries)[:8] if isinstance(entries, dict) else type(entries).__name__
-        raise CheckpointError(f"{path} holds no ZipEnhancer weights but {found}")
-    entries = {key.removeprefix("model."): value for key, value in entries.items()}
-    expected = model.state_dict()
-    wrong = [
-        f"{len(names)} {what}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-        for what, names in (
-            ("missing", sorted(expected.keys() - entries.keys())),
-            ("unknown", sorted(entries.keys() - expected.keys())),
-            (
-                "of another shape",
-                sorted(k for k in expected.keys() & entries.keys() if expected[k].shape != entries[k].shape),
-            ),
-        )
-        if names
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{path} doesn't fit the network of its configuration.json. Entries " + "; ".join(wrong)
-        )
-    model.load_state_dict(entries)
-
-
-def save_weights(model: ZipEnhancer, path: str) -> None:
-    """Write the released layout, {'generator': entries}, which the built-in loads too."""
-    entries = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    with replacing(path) as temporary:
-        torch.save({"generator": entries}, temporary)

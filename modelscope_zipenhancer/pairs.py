@@ -13,7 +13,8 @@ import numpy as np
 
 from . import audio
 from .audio import SAMPLE_RATE
-from .errors import AudioError, AudioNotFoundError, OutputError
+from .errors import AudioError, AudioNotFoundError
+from .files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +166,3 @@ def load_signals(pair: Pair, estimate) -> dict:
             raise AudioError(f"{pair.clean!r} is silent: nothing can be compared with it")
         signals = {"clean": clean} | signals
     return signals
-
-
-def make_folder(path) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {os.fspath(path)!r} can't be made: {error}") from error

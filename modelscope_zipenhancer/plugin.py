@@ -16,8 +16,9 @@ from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 from . import audio, engine
 from .activate import register_classes
 from .backend import TorchBackend
+from .checkpoint import load_weights, save_weights
 from .config import TASK, WEIGHTS_FILE, ModelConfig, model_dir_configuration
-from .model import ZipEnhancer, load_weights, save_weights, unit_rms_gain
+from .model import ZipEnhancer, unit_rms_gain
 
 ACTIVE_LEVEL = 10 ** (-25 / 20)  # RMS that audio_norm gives to the louder parts, -25 dBFS
 BLOCK = 1 << 20  # samples that are in float64 at a time: an hour is never float64 as a whole

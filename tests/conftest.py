@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from modelscope_zipenhancer.checkpoint import save_weights
 from modelscope_zipenhancer.config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -21,7 +22,7 @@ from modelscope_zipenhancer.config import (
     StackConfig,
     model_dir_configuration,
 )
-from modelscope_zipenhancer.model import ZipEnhancer, save_weights
+from modelscope_zipenhancer.model import ZipEnhancer
 
 SMALL = ModelConfig(
     channels=8,

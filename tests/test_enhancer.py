@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from modelscope_zipenhancer.checkpoint import load_model
 from modelscope_zipenhancer.enhancer import MODELS, Enhancer, find_model
 from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
-from modelscope_zipenhancer.model import load_model
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy_speech.wav"
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from modelscope_zipenhancer import audio, evaluate, measures, pairs
+from modelscope_zipenhancer import audio, cli_evaluate, evaluate, measures, pairs
 from modelscope_zipenhancer.errors import (
     AudioError,
     AudioNotFoundError,
@@ -58,7 +58,7 @@ def folders(tmp_path):
 
 def parsed(*options):
     parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+    cli_evaluate.add_arguments(parser)
     return parser.parse_args([str(option) for option in (*options, "--jobs", 1)])
 
 
@@ -456,7 +456,7 @@ def test_the_command_prints_a_table_and_writes_a_csv_and_pictures(folders, capsy
     pytest.importorskip("matplotlib")
     options = ("--clean", folders / "clean", "--noisy", folders / "noisy", "--enhanced", folders / "clean")
     outputs = ("--csv", folders / "out" / "r.csv", "--spectrograms", folders / "pictures")
-    assert evaluate.run(parsed(*options, *outputs)) == 0
+    assert cli_evaluate.run(parsed(*options, *outputs)) == 0
     shown = capsys.readouterr().out.splitlines()
     assert "WB-PESQ" in shown[0] and shown[2].split("|")[2].strip() == "noisy" and "±" in shown[2]
     assert "over noisy; of the worst file +" in shown[-1]
@@ -472,7 +472,7 @@ def test_the_command_prints_a_table_and_writes_a_csv_and_pictures(folders, capsy
 
 def test_the_command_mixes_and_groups_by_snr(sources, capsys):
     options = ("--clean", sources / "speech", "--noise", sources / "noises", "--snr", 0, 20, "--count", 2)
-    assert evaluate.run(parsed(*options, "--mixtures", sources / "kept")) == 0
+    assert cli_evaluate.run(parsed(*options, "--mixtures", sources / "kept")) == 0
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[1].strip() for row in rows] == ["0 dB", "20 dB", "all"]
     assert [row[3].strip() for row in rows] == ["2", "2", "4"]
@@ -483,7 +483,7 @@ def test_the_command_mixes_and_groups_by_snr(sources, capsys):
 
 def test_the_command_enhances_with_a_model(folders, small_model_dir, capsys):
     options = ("--clean", folders / "clean", "--noisy", folders / "noisy", "--model", small_model_dir)
-    assert evaluate.run(parsed(*options, "--device", "cpu")) == 0
+    assert cli_evaluate.run(parsed(*options, "--device", "cpu")) == 0
     out = capsys.readouterr().out
     assert f"{small_model_dir}: WB-PESQ" in out
 
@@ -491,7 +491,7 @@ def test_the_command_enhances_with_a_model(folders, small_model_dir, capsys):
 def test_the_command_scores_recordings_without_a_clean_twin(folders, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "dnsmos_session", lambda path: None)
     monkeypatch.setattr(evaluate, "dnsmos", lambda x, path: (3.0, 2.0, 1.5))
-    assert evaluate.run(parsed("--noisy", folders / "noisy", "--dnsmos", "some.onnx")) == 0
+    assert cli_evaluate.run(parsed("--noisy", folders / "noisy", "--dnsmos", "some.onnx")) == 0
     out = capsys.readouterr().out
     assert "DNSMOS OVR" in out and "1.50 ± 0.00" in out and "PESQ" not in out
 
@@ -501,8 +501,8 @@ def test_what_the_command_leaves_out_it_names_and_counts(folders, capsys):
     (folders / "noisy" / "sub" / "b.wav").rename(folders / "noisy" / "c.wav")
     options = ("--clean", folders / "clean", "--noisy", folders / "noisy")
     with pytest.raises(AudioError, match="--on-error skip"):
-        evaluate.run(parsed(*options))
-    assert evaluate.run(parsed(*options, "--on-error", "skip")) == 1  # nothing is left
+        cli_evaluate.run(parsed(*options))
+    assert cli_evaluate.run(parsed(*options, "--on-error", "skip")) == 1  # nothing is left
     shown = capsys.readouterr().err
     assert "noisy: 3 left out" in shown and "c.wav" in shown and "silent" in shown
 
@@ -518,7 +518,7 @@ def test_what_the_command_leaves_out_it_names_and_counts(folders, capsys):
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, said, capsys):
-    assert evaluate.run(parsed(*options)) == 2
+    assert cli_evaluate.run(parsed(*options)) == 2
     assert said in capsys.readouterr().err
 
 

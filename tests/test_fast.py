@@ -12,12 +12,13 @@ import soundfile
 import torch
 
 from modelscope_zipenhancer import Enhancer, jobs
+from modelscope_zipenhancer.checkpoint import load_model
 from modelscope_zipenhancer.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.enhancer import find_model
 from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.fast import FastNetwork
 from modelscope_zipenhancer.fast_layer import FastLayer
-from modelscope_zipenhancer.model import ZipEnhancer, load_model
+from modelscope_zipenhancer.model import ZipEnhancer
 
 ROOT = Path(__file__).parents[1]
 

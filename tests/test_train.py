@@ -10,7 +10,8 @@ import soundfile
 import torch
 from conftest import SMALL
 
-from modelscope_zipenhancer.model import load_model, mag_pha_stft
+from modelscope_zipenhancer.checkpoint import load_model
+from modelscope_zipenhancer.model import mag_pha_stft
 from modelscope_zipenhancer.train import loop, losses
 from modelscope_zipenhancer.train.data import Mixer, MixOptions
 from modelscope_zipenhancer.train.loop import TrainOptions, learning_rate, train, training_losses

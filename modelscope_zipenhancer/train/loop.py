@@ -19,10 +19,11 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoint import load_model, save_weights
 from ..config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, model_dir_configuration
 from ..errors import CheckpointError
 from ..files import replacing
-from ..model import ZipEnhancer, load_model, mag_pha_istft, mag_pha_stft, save_weights
+from ..model import ZipEnhancer, mag_pha_istft, mag_pha_stft
 from . import losses
 from .config import TrainOptions
 from .optim import ScaledAdam, eden

@@ -10,7 +10,8 @@ from ..backend import TorchBackend
 from ..config import SAMPLE_RATE
 from ..enhancer import Enhancer
 from ..evaluate import evaluate_pairs
-from ..pairs import make_folder, mix_pairs
+from ..files import make_folder
+from ..pairs import mix_pairs
 
 logger = logging.getLogger(__name__)
 
