@@ -234,7 +234,6 @@ def _start(load: tuple, processes: int) -> None:
     """Once in each process: load the model, keep to a share of the cores, and end with the parent."""
     global _enhancer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
-    signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
@@ -242,6 +241,8 @@ def _start(load: tuple, processes: int) -> None:
 
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     _enhancer = Enhancer.from_pretrained(*load)
+    # Not before: until here there is nothing to tidy up, and an exception would be shown with a traceback.
+    signal.signal(signal.SIGTERM, _stop)
 
 
 def _run(job: Job, options: dict) -> Result:

@@ -262,7 +262,7 @@ def test_on_a_terminal_a_bar_shows_seconds_and_rtf_and_what_is_left(here, identi
 
 
 DRIVER = """
-    import sys, time
+    import os, sys, time
     from modelscope_zipenhancer import cli
     from modelscope_zipenhancer.enhancer import Enhancer
 
@@ -270,7 +270,13 @@ DRIVER = """
         time.sleep(0.03)
         return waveform
 
-    Enhancer.from_pretrained = classmethod(lambda cls, *arguments: cls(slow))
+    def load(cls, *arguments):
+        if "SLOW_START" in os.environ and __name__ != "__main__":
+            open(f"starting{os.getpid()}", "w").close()
+            time.sleep(60)
+        return cls(slow)
+
+    Enhancer.from_pretrained = classmethod(load)
     if __name__ == "__main__":
         sys.exit(cli.main())
 """
@@ -282,12 +288,16 @@ def started(here):
     (here / "driver.py").write_text(textwrap.dedent(DRIVER))
     for i in range(150):
         write(here / "in" / f"{i:03}.wav", 500)
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
 
     def start(processes, *more, wait=20):
+        environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
         command = [sys.executable, "driver.py", "enhance", "in", "-o", "out", "--jobs", str(processes), *more]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+        # a shell's background jobs, which these tests may be one of, are started deaf to Ctrl-C
+        heed = (lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if os.name != "nt" else None
+        process = subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed
+        )
         while process.poll() is None and len(list(here.glob("out/*.wav"))) < wait:
             time.sleep(0.02)
         return process
@@ -327,6 +337,18 @@ def test_ctrl_c_stops_cleanly_and_says_what_was_done(processes, started, here):
     assert all(soundfile.info(path).frames == 500 for path in here.glob("out/*"))
     report = json.loads((here / "report.json").read_text())
     assert report["interrupted"] and 20 <= report["done"] <= len(tree(here / "out")) < 150
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_ctrl_c_while_the_processes_start_is_one_line_too(started, here, monkeypatch):
+    monkeypatch.setenv("SLOW_START", "1")
+    process = started(2, wait=0)
+    while process.poll() is None and len(list(here.glob("starting*"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert complaints.splitlines() == ["zipenhancer: interrupted, nothing was written"]
 
 
 def test_the_jobs_processes_give_what_one_gives(here, small_model_dir):
