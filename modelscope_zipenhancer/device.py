@@ -3,6 +3,7 @@
 Written for CUDA and MPS. The tests run it on a CPU, which is slow and otherwise the same.
 """
 
+import contextlib
 import logging
 
 import torch
@@ -99,7 +100,8 @@ class DeviceNetwork:
 
         def enhance(scaled, samples):
             mag, pha, _ = mag_pha_stft(scaled)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            half = self.dtype != torch.float32
+            with torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext():
                 mag, pha, *_ = network(mag.to(self.device), pha.to(self.device))
             mag, pha = (x.to(self.signal_device, torch.float32) for x in (mag, pha))
             return mag_pha_istft(mag, pha, length=samples)

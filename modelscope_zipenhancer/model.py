@@ -98,7 +98,10 @@ class PhaseDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.phase_conv(self.dense_block(x))
-        return torch.atan2(self.phase_conv_i(x).float(), self.phase_conv_r(x).float())
+        imag, real = self.phase_conv_i(x), self.phase_conv_r(x)
+        if imag.dtype in (torch.float16, torch.bfloat16):  # under autocast: too coarse for an angle
+            imag, real = imag.float(), real.float()
+        return torch.atan2(imag, real)
 
 
 def by_rows(layer: ZipformerLayer, bypass: Bypass, x: Tensor, positions: Tensor) -> Tensor:

@@ -145,3 +145,17 @@ def test_on_a_gpu_the_form_for_gpus_runs_and_asks_for_batches(model, monkeypatch
 def test_what_only_pays_on_gpus_is_refused_on_a_cpu(model, options, message):
     with pytest.raises(OptionError, match=message):
         backend_module.TorchBackend(model, **options)
+
+
+@torch.inference_mode()
+def test_a_phase_is_computed_in_float32_also_under_autocast(model, monkeypatch):
+    seen = []
+    atan2 = torch.atan2
+    monkeypatch.setattr(torch, "atan2", lambda y, x: seen.append(y.dtype) or atan2(y, x))
+    decoder = model.phase_decoder
+    x = noise(1, model.config.channels, 5, 101)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert decoder.phase_conv_i(x).dtype == torch.bfloat16
+        assert decoder(x).dtype == torch.float32
+    decoder(x)
+    assert seen == [torch.float32, torch.float32]
