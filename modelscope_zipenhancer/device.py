@@ -9,6 +9,7 @@ import logging
 import torch
 from torch import Tensor
 
+from .config import SAMPLE_RATE
 from .model import ZipEnhancer, at_unit_rms, mag_pha_istft, mag_pha_stft
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ class DeviceNetwork:
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                fewer = (part.stop - part.start) // 2
+                # a compiled network was given `count`, however few were left
+                fewer = (count if self.compiled else part.stop - part.start) // 2
                 if fewer == 0:
                     raise MemoryError(
-                        f"{samples / 16000:.1f} s of audio don't fit on {self.device}: free memory there, "
-                        f"or use device='cpu' ({str(error).splitlines()[0]})"
+                        f"{samples / SAMPLE_RATE:.1f} s of audio don't fit on {self.device}: free memory "
+                        f"there, or use device='cpu' ({str(error).splitlines()[0]})"
                     ) from error
                 self._fits[samples] = fewer
             else:

@@ -106,6 +106,21 @@ def test_a_compiled_network_sees_batches_of_one_size_only(model, monkeypatch):
     assert sizes == [4, 4]
 
 
+@torch.inference_mode()
+def test_a_last_small_batch_that_is_filled_up_and_does_not_fit_is_halved_too(model, monkeypatch):
+    def compiled(module, **_):
+        def forward(mag, pha):
+            if len(mag) > 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return module(mag, pha)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    x = noise(1, 4000)
+    equal(DeviceNetwork(model, compile=True).denoise(x), model.denoise(x))
+
+
 def test_a_recording_is_sent_in_batches_of_chunks_and_sounds_the_same(model, monkeypatch):
     """On a device that is no CPU by name only."""
     alone = TorchBackend(model)
