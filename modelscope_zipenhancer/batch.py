@@ -1,4 +1,4 @@
-"""Many recordings: which files there are, where each goes, and the processes that enhance them.
+"""Many recordings: which files there are, where each goes, and the processes or threads that enhance them.
 
 A job is done when its output is there: files appear whole, so work that was cut off, even by
 SIGKILL, goes on with the jobs whose outputs are missing.
@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -188,6 +188,28 @@ def run_jobs(load: tuple, jobs: Iterable, options: dict, processes: int) -> Iter
             for child in multiprocessing.active_children():
                 child.terminate()
         pool.shutdown(cancel_futures=True)
+
+
+def run_jobs_together(enhancer, jobs: list, options: dict, threads: int) -> Iterator:
+    """Yield a Result for each job as it ends; `threads` recordings at a time share the enhancer's device.
+
+    If the generator is closed, or an exception leaves it, the others end with the chunks that they are
+    at, and leave no half-written file.
+    """
+    stopping = threading.Event()
+
+    def go_on(*_):
+        if stopping.is_set():
+            raise SystemExit  # passes by run_job, which takes an Exception for a failure
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(run_job, enhancer, job, options, go_on) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager

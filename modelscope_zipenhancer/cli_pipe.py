@@ -20,8 +20,9 @@ def run_pipe(args) -> int:
     if len(args.input) > 1:
         raise OptionError("- stands for one recording: give no other input with it")
     unfit = [name for name in ("resume", "dry_run", "plot", "report") if getattr(args, name)]
-    if unfit or args.jobs > 1:
-        unfit = [f"--{name.replace('_', '-')}" for name in unfit] + ["--jobs"] * (args.jobs > 1)
+    several = (args.jobs or 1) > 1
+    if unfit or several:
+        unfit = [f"--{name.replace('_', '-')}" for name in unfit] + ["--jobs"] * several
         raise OptionError(f"{', '.join(unfit)}: not with - for stdin or stdout")
     if args.rate is not None and source != "-":
         raise OptionError("--rate is for raw PCM on stdin: give - as the input")

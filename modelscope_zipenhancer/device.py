@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .config import SAMPLE_RATE
 from .model import ZipEnhancer, at_unit_rms, mag_pha_istft, mag_pha_stft
+from .pool import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ SHARE = 0.8  # of the free memory that a batch may take; the rest is for what el
 
 
 class DeviceNetwork:
-    """A ZipEnhancer on its device: `denoise(waveform)`, waveforms in main memory.
+    """A ZipEnhancer on its device: `denoise(waveform)`, waveforms in main memory, from any threads.
 
     dtype: of the convolutions' and matrix products' inputs, by autocast; STFT, norms' statistics, softmax
     and phase are float32. compile: torch.compile, on CUDA with CUDA graphs, for each shape that comes;
@@ -34,12 +35,18 @@ class DeviceNetwork:
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         self.compiled = torch.compile(model, dynamic=False, mode=mode) if compile else None
         self._fits = {}  # samples -> how many such waveforms at a time
+        self._pool = Pool(self._denoise_all, BATCH)
 
     def denoise(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
         """ZipEnhancer.denoise, from main memory to main memory: (B, samples)[, (B,)] -> (B, samples).
 
-        MemoryError if not even one waveform fits.
+        Waveforms of one length that several threads ask for go over together. MemoryError if not even
+        one waveform fits.
         """
+        return self._pool(waveform, gain)
+
+    def _denoise_all(self, waveform: Tensor, gain: Tensor | None) -> Tensor:
+        """As many at a time as fit."""
         out, samples = torch.empty_like(waveform), waveform.shape[-1]
         start = 0
         while start < len(waveform):

@@ -121,9 +121,14 @@ class Enhancer:
     def batch(self, sources: Iterable, sample_rate: int | None = None, **options) -> Iterator:
         """Yield the enhanced of each source, in order, one at a time: memory doesn't grow with them.
 
-        A source that can't be read raises when its turn comes.
+        On a GPU several are worked on, in common batches: up to 8 sources are taken ahead. A source that
+        can't be read raises when its turn comes.
         """
-        return (self(source, sample_rate, **options) for source in sources)
+        if getattr(self.backend, "batch", 1) == 1:
+            return (self(source, sample_rate, **options) for source in sources)
+        from .pool import AT_ONCE, ahead
+
+        return ahead(lambda source: self(source, sample_rate, **options), sources, AT_ONCE)
 
     def enhance_file(self, source, path, **options) -> float:
         """Enhance what `audio.read` reads into a file, at the right rate; returns its seconds.

@@ -31,6 +31,7 @@ PROBABILITIES = (
     "speech_eq",
     "noise_eq",
     "speed",
+    "backwards",
     "reverb",
     "clip",
 )
@@ -53,7 +54,8 @@ class MixOptions:
     second_noise: float = 0.3  # one more noise on top, of either kind
     speech_eq: float = 0.3  # a random equaliser on the speech, in the target too
     noise_eq: float = 0.6
-    speed: float = 0.5  # noise played 0.7 to 1.4 times as fast
+    speed: float = 0.5  # a recording of noise played 0.6 to 1.7 times as fast
+    backwards: float = 0.3  # or from its end to its start
     reverb: float = 0.0  # speech in a room; the target has its first 50 ms
     clip: float = 0.0  # the mixture cut off at 2 to 8 dB over its RMS; the target isn't
 
@@ -220,8 +222,10 @@ class Mixer(_Batches):
     def one_noise(self, rng: np.random.Generator) -> np.ndarray:
         o = self.options
         if rng.random() < o.real_noise:
-            speed = rng.uniform(0.7, 1.4) if rng.random() < o.speed else 1.0
+            speed = rng.uniform(0.6, 1.7) if rng.random() < o.speed else 1.0
             x = self.noise.crop(rng, o.crop_samples, speed)
+            if rng.random() < o.backwards:
+                x = x[::-1]
         else:
             x = generated_noise(rng, o.crop_samples, self.clean)
         if rng.random() < o.noise_eq:
@@ -287,10 +291,17 @@ def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder)
         )
         return partials + rng.uniform(0.02, 0.2) * white
     if kind == "clicks":
-        clicks = np.where(rng.random(samples) < rng.uniform(2, 60) / SAMPLE_RATE, 30 * white, 0.0)
-        decay = np.exp(-np.arange(400) / rng.uniform(4, 80))
-        ring = decay * np.sin(2 * np.pi * rng.uniform(200, 6000) * time[:400])
-        return np.convolve(clicks, ring)[:samples] + rng.uniform(0.01, 0.1) * white
+        x = rng.uniform(0.01, 0.1) * white
+        for _ in range(rng.integers(1, 4)):  # things that are hit, each rings in its own way
+            hits = np.where(rng.random(samples) < rng.uniform(1, 30) / SAMPLE_RATE, 30 * white, 0.0)
+            ring = 0.0
+            for _ in range(rng.integers(1, 6)):
+                decay = np.exp(-time[: SAMPLE_RATE // 4] * 10 ** rng.uniform(1.3, 3.6))  # 50 to 0.25 ms
+                ring += (
+                    rng.uniform() * decay * np.sin(2 * np.pi * rng.uniform(200, 7500) * time[: len(decay)])
+                )
+            x += fftconvolve(hits, ring)[:samples]
+        return x
     spectrum = np.fft.rfft(white)
     place = np.arange(1, len(spectrum) + 1) / len(spectrum)  # 0 to 8 kHz
     if kind == "coloured":
