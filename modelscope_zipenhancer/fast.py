@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fast_conv import SLICE_FLOATS, Conv, DenseBlock, NormAct, SubPixelConv, convolve, normalize
 from .fast_layer import FastLayer
-from .jobs import Jobs, Scratch, Workspace
+from .fast_winograd import CHANNELS, WinogradBlock
+from .jobs import Jobs, Workspace
 from .model import COMPRESSION, HOP_LENGTH, N_FFT, ZipEnhancer, at_unit_rms, mag_pha_stft
-
-CONV_FLOATS = 1_200_000  # inputs and outputs of one slice of a convolution
-SLICE_FLOATS = 200_000  # of one slice of an element-wise pass: the second-level cache
 
 
 class FastNetwork:
@@ -42,7 +41,7 @@ class FastNetwork:
         with torch.no_grad():
             self.lift = encoder.dense_conv_1[0].weight.flatten(1).double()  # (C, 2), a 1x1 convolution
             self.lift_norm = NormAct(encoder.dense_conv_1)
-            self.dense = [DenseConv(layer, dtype) for layer in encoder.dense_block.dense_block]
+            self.dense = dense_block(encoder.dense_block, dtype)
             self.shrink = Conv(encoder.dense_conv_2[0], dtype)
             self.shrink_norm = NormAct(encoder.dense_conv_2)
             self.stacks = [Stack(stack, dtype) for stack in model.TSConformer.encoders]
@@ -95,23 +94,23 @@ class FastNetwork:
         """x (T, F, 2) to out: magnitude, real, imaginary, (F, T) each."""
         frames, bins, half, channels = *x.shape[:2], (x.shape[1] + 1) // 2, self.channels
         size = frames * half * channels
-        body, memory = workspace.take(size, max(5 * frames * bins * channels, 6 * size))
+        block = max(self.dense.floats(frames, bins), 2 * size + self.mask.dense.floats(frames, half))
+        body, memory = workspace.take(size, block)
         body = body.view(frames, half, channels)
 
-        planes = list(memory[: 5 * frames * bins * channels].view(5, frames, bins, channels))
-        self._lift(x, planes[0], run)
-        norm = dense_block(self.dense, planes, run)
-        norm = self.shrink_norm.of(convolve(self.shrink, norm.reader(planes[4]), body, run))
+        lifted = self._lifted(x)
+        read = self.dense(lifted, frames, bins, memory, run)
+        norm = self.shrink_norm.of(convolve(self.shrink, read, body, run))
         normalize(norm, body, run)
 
         for stack in self.stacks:
             stack(body, memory, run)
 
         mag, real, imag = out
-        planes = [body, *memory[: 4 * size].view(4, frames, half, channels)]
-        wide = memory[4 * size : 6 * size].view(frames, 2 * half, channels)
-        self.mask(planes, wide, [mag], run)
-        self.phase(planes, wide, [real, imag], run)
+        wide, memory = memory.split([2 * size, memory.numel() - 2 * size])
+        wide = wide.view(frames, 2 * half, channels)
+        self.mask(body, wide, memory, [mag], run)
+        self.phase(body, wide, memory, [real, imag], run)
         mag.relu_()
         # mag times cos and sin of atan2(imag, real), which is 0 at the origin
         length = torch.hypot(real, imag)
@@ -119,8 +118,8 @@ class FastNetwork:
         real.masked_fill_(origin, 1.0).mul_(scale)
         imag.mul_(scale)
 
-    def _lift(self, x: Tensor, out: Tensor, run: Jobs) -> None:
-        """The encoder's 1x1 convolution, norm and activation, (T, F, 2) -> (T, F, C), in one pass.
+    def _lifted(self, x: Tensor):
+        """A reader of the encoder's 1x1 convolution, norm and activation, of x (T, F, 2) -> (T, F, C).
 
         The variance of a linear map of two numbers follows from the covariance of the two.
         """
@@ -131,164 +130,37 @@ class FastNetwork:
         scale, shift = self.lift_norm.fold(self.lift @ mean, ((self.lift @ covariance) * self.lift).sum(1))
         weight, shift = (self.lift * scale[:, None]).t().float(), shift.float()
 
-        def job(start, stop, scratch):
-            part = out[start:stop]
-            y = scratch.take("scaled", part.numel() // part.shape[-1], part.shape[-1])
-            torch.addmm(shift, x[start:stop].flatten(0, 1), weight, out=y)
-            part.copy_(F.prelu(y, self.lift_norm.slope).view_as(part))
-
-        run.slices(job, x.shape[0], SLICE_FLOATS // out[0].numel())
-
-
-# ---- convolutions ------------------------------------------------------------------------------
-
-
-class Conv:
-    """A convolution of rows (T, F, C), padded in frequency only.
-
-    The norms that follow, except after sub-pixels, would cancel a bias.
-    """
-
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
-        self.weight = conv.weight.detach().to(dtype, copy=True, memory_format=torch.channels_last)
-        self.bias = None
-        self.options = {"stride": conv.stride, "padding": (0, 1), "dilation": conv.dilation}
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        y = F.conv2d(x.permute(2, 0, 1)[None], self.weight, self.bias, **self.options)
-        return y[0].permute(1, 2, 0)
-
-
-class DenseConv(Conv):
-    """A layer of a dense block."""
-
-    def __init__(self, layer: nn.Sequential, dtype: torch.dtype):
-        super().__init__(layer[1], dtype)
-        self.norm = NormAct(layer)
-        self.reach = layer[1].dilation[0]  # frames looked back
-
-    def reader(self, planes):
-        """Rows start - reach to stop of all planes side by side, newest first, zeros before time 0."""
-        _, bins, channels = planes[0].shape
-
         def read(start, stop, scratch):
-            first = start - self.reach
-            missing = max(0, -first)
-            shape = stop - first, bins, len(planes) * channels
-            x = scratch.take("gathered", *shape, dtype=self.weight.dtype)
-            x[:missing] = 0
-            torch.cat([plane[first + missing : stop] for plane in planes[::-1]], -1, out=x[missing:])
-            return x
+            part = x[start:stop]
+            y = scratch.take("scaled", *part.shape[:2], self.channels).flatten(0, 1)
+            torch.addmm(shift, part.flatten(0, 1), weight, out=y)
+            return F.prelu(y, self.lift_norm.slope).view(*part.shape[:2], -1)
 
         return read
 
 
-class SubPixelConv(Conv):
-    """Twice the bins. Its output channels are put in such an order that (T, F, 2C) is (T, 2F, C)."""
-
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
-        super().__init__(conv, dtype)
-        weight = self.weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = conv.bias.detach().view(-1, 2).t().flatten().to(dtype)
-
-
-class NormAct:
-    """Instance norm and PReLU of a Sequential."""
-
-    def __init__(self, sequence: nn.Sequential):
-        norm = next(module for module in sequence if isinstance(module, nn.InstanceNorm2d))
-        activation = next(module for module in sequence if isinstance(module, nn.PReLU))
-        self.weight, self.bias, self.eps = norm.weight.double(), norm.bias.double(), norm.eps
-        self.slope = activation.weight.detach().clone()
-
-    def fold(self, mean: Tensor, variance: Tensor):
-        """Statistics (C,) -> scale and shift (C,), float64."""
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return scale, self.bias - mean * scale
-
-    def of(self, moments) -> "Normalize":
-        """`moments` of all slices: (count, mean, variance) each."""
-        counts, means, variances = zip(*moments)
-        counts = torch.tensor(counts, dtype=torch.float64)[:, None] / sum(counts)
-        means, variances = torch.stack(means), torch.stack(variances)
-        mean = (means * counts).sum(0)
-        variance = ((variances + (means - mean).square()) * counts).sum(0)
-        scale, shift = self.fold(mean, variance)
-        return Normalize(scale.float(), shift.float(), self.slope)
-
-
-class Normalize:
-    """A norm of which the statistics are known, and the activation: (rows, F, C) -> same."""
-
-    def __init__(self, scale: Tensor, shift: Tensor, slope: Tensor):
-        self.scale, self.shift, self.slope = scale, shift, slope
-
-    def __call__(self, x: Tensor, scratch: Scratch) -> Tensor:
-        y = torch.addcmul(self.shift, x, self.scale, out=scratch.take("scaled", *x.shape))
-        return F.prelu(y.view(-1, y.shape[-1]), self.slope).view_as(y)
-
-    def reader(self, raw: Tensor):
-        return lambda start, stop, scratch: self(raw[start:stop], scratch)
-
-
-def moments(x: Tensor):
-    """(count, mean, variance) of x (rows, F, C), the last two (C,) and float64.
-
-    torch adds these float32 up one after the other: so for each bin by itself, then over the bins
-    in float64. That is 100 times as precise as at once, and faster if C is small.
-    """
-    means, variances = torch.batch_norm_update_stats(x.flatten(1), None, None, 0.0)
-    means, variances = means.view(x.shape[1:]).double(), variances.view(x.shape[1:]).double()
-    mean = means.mean(0)
-    return x.shape[0], mean, variances.add_((means - mean).square_()).mean(0)
-
-
-def convolve(conv: Conv, reader, out: Tensor, run: Jobs) -> list:
-    """Convolve reader(start, stop, scratch) into out (T, F, C); the moments of the slices."""
-
-    def job(start, stop, scratch):
-        out[start:stop] = conv(reader(start, stop, scratch)).view(-1, *out.shape[1:])
-        return moments(out[start:stop])
-
-    outputs, inputs = conv.weight.shape[:2]
-    bins = out[0].numel() // outputs * conv.options["stride"][1]
-    return run.slices(job, out.shape[0], CONV_FLOATS // ((inputs + outputs) * bins))
-
-
-def normalize(norm: Normalize, x: Tensor, run: Jobs) -> None:
-    """In place, x (T, F, C)."""
-
-    def job(start, stop, scratch):
-        x[start:stop] = norm(x[start:stop], scratch)
-
-    run.slices(job, x.shape[0], SLICE_FLOATS // x[0].numel())
-
-
-def dense_block(layers, planes, run: Jobs) -> Normalize:
-    """planes[0] (T, F, C) -> planes[1..4]; returns the norm that the last of them still needs."""
-    for i, layer in enumerate(layers):
-        norm = layer.norm.of(convolve(layer, layer.reader(planes[: i + 1]), planes[i + 1], run))
-        if i + 1 < len(layers):
-            normalize(norm, planes[i + 1], run)
-    return norm
+def dense_block(block: nn.Module, dtype: torch.dtype):
+    """In the form that is faster for its size; half precision is too coarse for Winograd's sums."""
+    channels = block.dense_block[0][1].out_channels
+    return (
+        WinogradBlock(block) if channels >= CHANNELS and dtype == torch.float32 else DenseBlock(block, dtype)
+    )
 
 
 class Decoder:
     """Dense block, sub-pixel convolution and last convolutions: (T, F, C) -> (2F-1, T) for each head."""
 
     def __init__(self, block: nn.Module, sequence: nn.Sequential, heads, dtype: torch.dtype):
-        self.dense = [DenseConv(layer, dtype) for layer in block.dense_block]
+        self.dense = dense_block(block, dtype)
         self.up = SubPixelConv(sequence[0].conv1, dtype)
         self.norm = NormAct(sequence)
         self.heads = torch.cat([head.weight[0, :, 0] for head in heads], dim=1)  # (C, 2 for each head)
         self.biases = [head.bias.item() for head in heads]
 
-    def __call__(self, planes, wide: Tensor, outs, run: Jobs) -> None:
-        """planes: x and four more like it to work in; wide: (T, 2F, C), too."""
-        norm = dense_block(self.dense, planes, run)
-        norm = self.norm.of(convolve(self.up, norm.reader(planes[4]), wide, run))
+    def __call__(self, x: Tensor, wide: Tensor, memory: Tensor, outs, run: Jobs) -> None:
+        """x (T, F, C); to work in: wide (T, 2F, C), and what the dense block takes."""
+        read = self.dense(lambda start, stop, scratch: x[start:stop], *x.shape[:2], memory, run)
+        norm = self.norm.of(convolve(self.up, read, wide, run))
 
         def job(start, stop, scratch):
             z = norm(wide[start:stop], scratch) @ self.heads  # what a bin gives itself and the one before

@@ -113,7 +113,7 @@ class FastLayer:
         table = self.positions(length)
         hidden = _linear(x, self.scores_in, scratch, "hidden").view(n, length, -1)
         query, key, pos_query = hidden.split(self.split, dim=-1)
-        weights = scratch.take("weights", heads, n, length, length)
+        weights = scratch.take("large", heads, n, length, length)
         sums = scratch.take("sums", heads, n, length)
         block = max(1, min(length, BLOCK_FLOATS // (heads * n * length)))
         for start in range(0, length, block):

@@ -76,8 +76,13 @@ class Jobs:
         return self.pool.submit(call).result() if self.pool else call()
 
     def slices(self, job, length: int, step: int) -> list:
-        """[job(start, stop, scratch), ...] of the slices of range(length)."""
-        step = max(1, step)
+        """[job(start, stop, scratch), ...] of the slices of range(length), which are no longer than step.
+
+        As many for each thread, and of one length by and large, so that none waits long for the others.
+        """
+        threads = len(self.scratches)
+        rounds = -(-length // (max(1, step) * threads))
+        step = -(-length // (rounds * threads))
         starts, results = deque(range(0, length, step)), {}
 
         @torch.inference_mode()

@@ -17,7 +17,9 @@ from modelscope_zipenhancer.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.enhancer import find_model
 from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.fast import FastNetwork
+from modelscope_zipenhancer.fast_conv import DenseBlock
 from modelscope_zipenhancer.fast_layer import FastLayer
+from modelscope_zipenhancer.fast_winograd import WinogradBlock, matrices
 from modelscope_zipenhancer.model import ZipEnhancer
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +34,7 @@ SIZES = {
     "S": ModelConfig(),
     "tiny": ModelConfig(channels=16, stacks=(TINY_STACK,) * 2),
     "unequal factors, two layers, odd numbers": ModelConfig(channels=10, pos_dim=8, stacks=ODD_STACKS),
+    "32 channels": ModelConfig(channels=32, stacks=(StackConfig(4, 4, feedforward_dim=32),)),
     "one stack at full resolution": ModelConfig(channels=8, stacks=(StackConfig(feedforward_dim=32),)),
 }
 
@@ -78,6 +81,54 @@ def test_it_equals_the_definition(size):
 def test_it_equals_the_definition_over_six_seconds():
     model = network("unequal factors, two layers, odd numbers")
     assert_equal_networks(model, FastNetwork(model), 1, 961)
+
+
+def test_winograds_matrices_make_a_convolution():
+    inverse, taps, forward = matrices()
+    weight, x = noise(3).double(), noise(6).double()
+    found = inverse @ ((taps @ weight) * (forward @ x))
+    assert torch.allclose(found, torch.stack([x[i : i + 3] @ weight for i in range(4)]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "size, dtype, form",
+    [
+        ("S", torch.float32, WinogradBlock),
+        ("S", torch.bfloat16, DenseBlock),
+        ("tiny", torch.float32, DenseBlock),
+    ],
+)
+def test_wide_networks_take_winograds_form_in_float32(size, dtype, form):
+    fast = FastNetwork(network(size), dtype)
+    assert {type(fast.dense), type(fast.mask.dense), type(fast.phase.dense)} == {form}
+
+
+@pytest.mark.parametrize("size", ["32 channels", "tiny"])
+def test_what_earlier_calls_left_in_memory_is_not_heard(size):
+    form = FastNetwork(network(size))
+    first = form(*spectra(1, 50))
+    form(*(x + torch.nan for x in spectra(1, 90)))
+    for a, b in zip(form(*spectra(1, 50)), first):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("length, step", [(1, 5), (7, 1), (10, 3), (100, 33), (321, 40), (5, 0)])
+def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, threads):
+    class Here:
+        """A pool that works at once."""
+
+        def submit(self, work, *args):
+            return type("Done", (), {"result": lambda self, value=work(*args): value})()
+
+    run = jobs.Jobs.__new__(jobs.Jobs)
+    run.scratches, run.pool = [jobs.Scratch() for _ in range(threads)], Here()
+    slices = run.slices(lambda start, stop, scratch: (start, stop), length, step)
+    assert [i for start, stop in slices for i in range(start, stop)] == list(range(length))
+    sizes = [stop - start for start, stop in slices]
+    assert max(sizes) <= max(1, step)
+    rounds = -(-len(sizes) // threads)
+    assert rounds * max(sizes) <= length / threads + rounds
 
 
 def test_each_item_of_a_batch_is_as_if_alone():
