@@ -11,6 +11,7 @@ from modelscope_zipenhancer.train.data import (
     Mixer,
     MixOptions,
     PairFolder,
+    generated_noise,
     generated_response,
     rms,
 )
@@ -42,6 +43,23 @@ def test_a_pause_is_noise_alone_with_silence_as_its_target(folders):
     mixer = Mixer(*folders, MixOptions(crop_samples=8000, noise_only=1.0))
     noisy, clean = mixer.pair(np.random.default_rng(0))
     assert rms(noisy) == pytest.approx(1.0, abs=1e-3) and not clean.any()
+
+
+def test_noise_may_run_backwards(folders):
+    plain = {"real_noise": 1.0, "noise_eq": 0.0, "speed": 0.0}
+    sounds = [
+        Mixer(*folders, MixOptions(**plain, backwards=p)).one_noise(np.random.default_rng(3)) for p in (0, 1)
+    ]
+    assert np.array_equal(sounds[0], sounds[1][::-1]) and not np.array_equal(*sounds)
+
+
+@pytest.mark.parametrize("samples", [100, 8000])
+def test_generated_noises_are_of_several_kinds_and_never_silent(folders, samples):
+    noises = [generated_noise(np.random.default_rng(seed), samples, folders[0]) for seed in range(40)]
+    assert {len(x) for x in noises} == {samples}
+    assert all(np.isfinite(x).all() and rms(x) > 1e-4 for x in noises)
+    peaks = [np.max(np.abs(x)) / rms(x) for x in noises]
+    assert samples < 8000 or (min(peaks) < 5 and max(peaks) > 8)  # steady ones and clatter
 
 
 def test_a_folder_without_audio_is_named(tmp_path):
