@@ -1,6 +1,6 @@
 """How fast: this package, its readable form and the built-in, side by side in one run.
 
-    python benchmarks/speed.py [--sizes s tiny] [--seconds 2 5] [--threads 1 2] [--repeats 5]
+    python benchmarks/speed.py [--sizes s tiny] [--seconds 2 5] [--threads 1 2] [--repeats 5] [--variants ...]
 
 The same weights (random for 's'), the same noise. In each round every variant runs once, so that
 what else the machine does hits all alike; the table has medians, ratios of medians to the built-in,
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[2, 5, 30])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--cold", action="store_true", help="only the cold start")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -183,7 +184,7 @@ def main() -> None:
             short = len(x) <= ONE_PASS
             for threads in args.threads:
                 torch.set_num_threads(threads)
-                runs = {name: variant(name, model) for name in VARIANTS if short or name == "fast"}
+                runs = {name: variant(name, model) for name in args.variants if short or name == "fast"}
                 times = {name: [] for name in runs}
                 for repeat in range(args.repeats + 1):  # the first is to warm up
                     for name, run in runs.items():
@@ -193,7 +194,7 @@ def main() -> None:
                             times[name].append(time.perf_counter() - start)
                 medians = {name: statistics.median(column) for name, column in times.items()}
                 for name, median in medians.items():
-                    ratio = f"{medians['built-in'] / median:.1f}" if short else ""
+                    ratio = f"{medians['built-in'] / median:.1f}" if "built-in" in medians else ""
                     limit = flops_per_second(model) / best[threads] / 1e9
                     cells = (size, f"{seconds:g}", threads, name, f"{median:.2f}", f"{median / seconds:.3f}")
                     memory = peak(size, name, seconds, threads)

@@ -278,9 +278,9 @@ def generated_response(rng: np.random.Generator, rt60: float) -> np.ndarray:
 def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
     """White, coloured, babble, hum, modulated band noise or clicks; unit RMS by and large."""
     time = np.arange(samples) / SAMPLE_RATE
-    kind = rng.choice(["coloured", "babble", "hum", "band", "clicks"], p=[0.3, 0.2, 0.15, 0.25, 0.1])
+    kind = rng.choice(["coloured", "babble", "hum", "band", "clicks"], p=[0.25, 0.35, 0.1, 0.2, 0.1])
     if kind == "babble":
-        return sum(speech.crop(rng, samples) * rng.uniform(0.3, 1) for _ in range(rng.integers(4, 10)))
+        return sum(speech.crop(rng, samples) * rng.uniform(0.3, 1) for _ in range(rng.integers(2, 10)))
     white = rng.standard_normal(samples)
     if kind == "hum":
         base = rng.uniform(45, 300)
