@@ -91,17 +91,15 @@ class WinogradBlock:
 
             norm = norm.of(run.slices(convolve, frames, ROWS))
 
-            def transformed(start, stop, scratch, norm=norm, raw=raw):
+            def transformed(start, stop, scratch, norm=norm, plane=plane, raw=raw):
+                """In place, where there is room for it."""
                 x = norm(raw[:, start:stop], scratch)
-                return self._transform(x, bins, scratch.take("newest", PRODUCTS, *x.shape[1:]))
+                room = len(plane) == PRODUCTS
+                out = plane[:, start:stop] if room else scratch.take("newest", PRODUCTS, *x.shape[1:])
+                return self._transform(x, bins, out)
 
-            if counts[i] == PRODUCTS:  # in place
-
-                def transform(start, stop, scratch, norm=norm, plane=plane):
-                    x = norm(plane[:OUTPUTS, start:stop], scratch)
-                    self._transform(x, bins, plane[:, start:stop])
-
-                run.slices(transform, frames, SLICE_FLOATS // (PRODUCTS * tiles[0] * tiles[1]))
+            if counts[i] == PRODUCTS:
+                run.slices(transformed, frames, SLICE_FLOATS // (PRODUCTS * tiles[0] * tiles[1]))
                 sources.insert(0, lambda start, stop, scratch, plane=plane: plane[:, start:stop])
             else:  # read once only, by the last layer
                 sources.insert(0, transformed)

@@ -50,18 +50,20 @@ class Pool:
     def _take(self) -> tuple:
         """Waveforms, gains and answers: of the request that has waited longest, and of those like it."""
         with self._lock:
+            if not self._waiting:
+                return (), (), ()
+            first, first_gain, _ = self._waiting[0]
             taken, left, count = [], [], 0
             for request in self._waiting:
                 waveform, gain, _ = request
-                first_waveform, first_gain, _ = self._waiting[0]
-                alike = waveform.shape[1] == first_waveform.shape[1] and (gain is None) == (
-                    first_gain is None
-                )
-                fits = alike and (not taken or count + len(waveform) <= self._most)
-                (taken if fits else left).append(request)
-                count += len(waveform) if fits else 0
+                alike = waveform.shape[1] == first.shape[1] and (gain is None) == (first_gain is None)
+                if alike and (not taken or count + len(waveform) <= self._most):
+                    taken.append(request)
+                    count += len(waveform)
+                else:
+                    left.append(request)
             self._waiting = left
-        return tuple(zip(*taken)) or ((), (), ())
+        return tuple(zip(*taken))
 
 
 def ahead(function: Callable, items: Iterable, count: int) -> Iterator:
