@@ -5,6 +5,7 @@ A slice of the sequences goes through the whole layer while it is in the cache.
 """
 
 import math
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -76,129 +77,189 @@ class FastLayer:
 
     def __call__(self, x: Tensor, scratch: Scratch) -> None:
         """x (N, L, C), any strides, in place."""
-        if not self._run(x, scratch, exact=False):
-            self._run(x, scratch, exact=True)
+        n, length, _ = x.shape
+        views = scratch.views((self, n, length), lambda: Views(self, n, length, scratch))
+        if not self._run(x, views, exact=False):
+            self._run(x, views, exact=True)
 
-    def _run(self, x: Tensor, scratch: Scratch, exact: bool) -> bool:
+    def _run(self, x: Tensor, views: "Views", exact: bool) -> bool:
         """Returns whether all numbers stayed in range; if not, x is untouched.
 
         exp2 costs 0.3 ns a number where softmax and softplus cost 0.8 and 1.5, but overflows where
         they don't, at 88; Zipformers are trained to keep their scores within 25. `exact` uses those.
         """
-        n, length, channels = x.shape
-        origin = scratch.take("origin", n, length, channels).copy_(x).view(-1, channels)
-        u = scratch.take("tokens", n * length, channels).copy_(origin)
-        weights, norms = self._attention(origin, n, length, scratch, exact)
-        self._feed_forward(u, self.ff1, scratch, exact)
-        self._nonlin(u, weights, norms, scratch)
-        self._attend(u, self.attend1, weights, norms, scratch)
-        self._conv(u, self.conv1, n, scratch, exact)
-        self._feed_forward(u, self.ff2, scratch, exact)
+        views.origin_in.copy_(x)
+        origin, u = views.origin, views.u.copy_(views.origin)
+        self._attention(origin, views, exact)
+        self._feed_forward(u, self.ff1, views.hidden[0], exact)
+        self._nonlin(u, views)
+        self._attend(u, views, *views.attend1)
+        self._conv(u, self.conv1, views, exact)
+        self._feed_forward(u, self.ff2, views.hidden[1], exact)
         torch.lerp(origin, u, self.mid, out=u)
-        self._attend(u, self.attend2, weights, norms, scratch)
-        self._conv(u, self.conv2, n, scratch, exact)
-        self._feed_forward(u, self.ff3, scratch, exact)
+        self._attend(u, views, *views.attend2)
+        self._conv(u, self.conv2, views, exact)
+        self._feed_forward(u, self.ff3, views.hidden[2], exact)
         u.add_(self.offset)
-        centred = torch.sub(u, self.norm_bias, out=scratch.take("value", *u.shape))
-        size = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
-        if not exact and not (norms.max().item() < 1e30 and math.isfinite(size.sum().item())):
+        size = torch.linalg.vector_norm(torch.sub(u, self.norm_bias, out=views.centred), dim=-1, keepdim=True)
+        if not exact and not (views.norms.max().item() < 1e30 and math.isfinite(size.sum().item())):
             return False
         u.mul_(size.reciprocal_().mul_(self.norm_scale))
-        x.lerp_(u.view(x.shape), self.out)
+        x.lerp_(views.u_out, self.out)
         return True
 
-    def _attention(self, x: Tensor, n: int, length: int, scratch: Scratch, exact: bool):
-        """x (M, C) -> exp of the scores (H, N, L, L), and 1 / the sum of each row (H, N, L)."""
-        heads, depth = self.heads, self.split[0] // self.heads
-        table = self.positions(length)
-        hidden = _linear(x, self.scores_in, scratch, "hidden").view(n, length, -1)
-        query, key, pos_query = hidden.split(self.split, dim=-1)
-        weights = scratch.take("large", heads, n, length, length)
-        sums = scratch.take("sums", heads, n, length)
-        block = max(1, min(length, BLOCK_FLOATS // (heads * n * length)))
-        for start in range(0, length, block):
-            stop = min(start + block, length)
-            rows = stop - start
-            # Row i needs the offsets j - i of all j: the rows of a block together those from 1 - stop
-            # to length - 1 - start. In the product with these, what row i needs begins one number
-            # earlier than in the row before: a view with a stride of one less than the width.
-            width = length + rows - 1
-            p = pos_query[:, start:stop].unflatten(-1, (heads, -1)).permute(2, 0, 1, 3)
-            offsets = scratch.take("offsets", heads, n * rows, width)
-            first = length - stop
-            torch.bmm(p.reshape(heads, n * rows, -1), table[:, :, first : first + width], out=offsets)
-            strides = n * rows * width, rows * width, width - 1, 1
-            scores = weights if rows == length else scratch.take("scores", heads, n, rows, length)
-            scores.copy_(offsets.as_strided((heads, n, rows, length), strides, rows - 1))
-            for h in range(heads):
-                part = slice(h * depth, (h + 1) * depth)
-                scores[h].baddbmm_(query[:, start:stop, part], key[:, :, part].transpose(1, 2))
-            out = weights[:, :, start:stop]
+    def _attention(self, x: Tensor, views: "Views", exact: bool) -> None:
+        """x (M, C) -> exp of the scores, views.weights, and 1 / the sum of each row, views.norms."""
+        _linear(x, self.scores_in, views.projected)
+        views.query_key.copy_(views.query_key_in)
+        for block in views.blocks:
+            block.pos_query.copy_(block.pos_query_in)
+            torch.bmm(block.pos_query_rows, block.table, out=block.offsets)
+            block.scores.copy_(block.shifted)
+            block.scores_of_heads.baddbmm_(block.query, views.key)
             if exact:
-                out.copy_(scores.div_(LOG2_E).softmax(-1))
+                block.out.copy_(block.scores.div_(LOG2_E).softmax(-1))
             else:
-                torch.exp2(scores, out=out)
-            torch.sum(out, -1, out=sums[:, :, start:stop])
-        return weights, sums.reciprocal_()
+                torch.exp2(block.scores, out=block.out)
+            torch.sum(block.out, -1, out=block.sums)
+        views.norms.reciprocal_()
 
-    def _feed_forward(self, u, folded, scratch, exact):
+    def _feed_forward(self, u, folded, hidden, exact):
         in_proj, out_weight = folded
-        hidden = _linear(u.to(out_weight.dtype), in_proj, scratch, "hidden")
-        hidden = _swoosh(hidden, scratch, exact)
-        if out_weight.dtype == u.dtype:
-            u.addmm_(hidden, out_weight)
+        half = out_weight.dtype != u.dtype
+        _linear(u.to(out_weight.dtype) if half else u, in_proj, hidden.linear)
+        _swoosh(hidden.linear, hidden.activated, exact)
+        if half:
+            u.add_(hidden.activated @ out_weight)
         else:
-            u.add_(hidden @ out_weight)
+            u.addmm_(hidden.activated, out_weight)
 
-    def _nonlin(self, u, weights, norms, scratch):
+    def _nonlin(self, u, views):
         gate_proj, value_proj, output_proj, out_weight = self.nonlin
-        gate = _linear(u, gate_proj, scratch, "gate").sigmoid_()
-        value = _linear(u, value_proj, scratch, "value")
+        gate, value, z = views.nonlin_gate, views.nonlin_value, views.nonlin_out
+        _linear(u, gate_proj, gate).sigmoid_()
+        _linear(u, value_proj, value)
         torch.addcmul(value, value, gate, value=-2, out=value)  # -value * tanh; the minus is in out_weight
-        _, n, length, _ = weights.shape
-        z = scratch.take("attended", n, length, value.shape[1])
-        torch.bmm(weights[0], value.view_as(z), out=z)
-        z = z.view_as(value).mul_(_linear(u, output_proj, scratch, "gate")).mul_(norms[0].view(-1, 1))
-        u.addmm_(z, out_weight)
+        torch.bmm(views.first_weights, views.nonlin_value_in, out=views.nonlin_attended)
+        views.nonlin_attended.mul_(views.norm_of_first)
+        u.addmm_(z.mul_(_linear(u, output_proj, gate)), out_weight)
 
-    def _attend(self, u, folded, weights, norms, scratch):
+    def _attend(self, u, views, in_weight, out_weight):
         """V^T A^T instead of A V, four times as fast for values 8 wide."""
-        in_weight, out_weight = folded
-        heads, n, length, _ = weights.shape
-        value = torch.mm(u, in_weight, out=scratch.take("value", u.shape[0], in_weight.shape[1]))
-        value = value.view(n, length, heads, -1)
-        z = scratch.take("attended", heads, n, value.shape[-1], length)
-        for h in range(heads):
-            torch.bmm(value[:, :, h].transpose(1, 2), weights[h].transpose(1, 2), out=z[h])
-        merged = scratch.take("gate", n, heads, value.shape[-1], length)
-        torch.mul(z, norms[:, :, None], out=merged.transpose(0, 1))
-        merged = merged.flatten(1, 2).transpose(1, 2)  # (N, L, H*D)
-        u.view(n, length, -1).baddbmm_(merged, out_weight.expand(n, -1, -1))
+        torch.bmm(in_weight, views.u_transposed, out=views.value)
+        torch.bmm(views.value_of_heads, views.weights_transposed, out=views.attended)
+        views.attended.mul_(views.norms_of_columns)
+        views.u_out.baddbmm_(views.attended_out, out_weight)
 
-    def _conv(self, u, folded, n, scratch, exact):
+    def _conv(self, u, folded, views, exact):
         value_proj, gate_proj, weight, bias, out_weight = folded
-        value = _linear(u, value_proj, scratch, "value")
-        value.mul_(_linear(u, gate_proj, scratch, "gate").sigmoid_())
-        x = value.view(1, n, -1, value.shape[1]).permute(0, 3, 1, 2)  # (1, C, N, L), channels last in memory
-        x = F.conv2d(x, weight, bias, padding=(0, weight.shape[-1] // 2), groups=value.shape[1])
-        x = x.permute(0, 2, 3, 1).reshape(value.shape)
-        u.addmm_(_swoosh(x, scratch, exact), out_weight)
+        value = _linear(u, value_proj, views.conv_value)
+        value.mul_(_linear(u, gate_proj, views.conv_gate).sigmoid_())
+        x = F.conv2d(views.conv_in, weight, bias, padding=(0, weight.shape[-1] // 2), groups=value.shape[1])
+        _swoosh(x.permute(0, 2, 3, 1), views.conv_out, exact)
+        u.addmm_(views.conv_activated, out_weight)
 
 
-def _linear(x: Tensor, folded, scratch: Scratch, name: str) -> Tensor:
+class Views:
+    """The memory of a slice of N sequences of L positions, in the shapes that a layer's operations use.
+
+    What has the same name in memory is not needed at the same time.
+    """
+
+    def __init__(self, layer: FastLayer, n: int, length: int, scratch: Scratch):
+        take, tokens, heads, channels = scratch.take, n * length, layer.heads, layer.norm_bias.numel()
+        self.origin, self.u = take("origin", tokens, channels), take("tokens", tokens, channels)
+        self.origin_in, self.u_out = (x.view(n, length, channels) for x in (self.origin, self.u))
+        self.centred = take("value", tokens, channels)
+        self.hidden = []
+        for (_, weight), _ in (layer.ff1, layer.ff2, layer.ff3):
+            shape, dtype = (tokens, weight.shape[1]), weight.dtype
+            self.hidden.append(
+                SimpleNamespace(
+                    linear=take("hidden", *shape, dtype=dtype), activated=take("swoosh", *shape, dtype=dtype)
+                )
+            )
+        self._attention(layer, n, length, take)
+
+        width = layer.nonlin[0][1].shape[1]
+        self.nonlin_gate, self.nonlin_value = take("gate", tokens, width), take("value", tokens, width)
+        self.nonlin_value_in = self.nonlin_value.view(n, length, width)
+        self.nonlin_attended = take("attended", n, length, width)
+        self.nonlin_out = self.nonlin_attended.view(tokens, width)
+
+        self.attend1, self.attend2 = (
+            [weight.expand(n, -1, -1) for weight in weights] for weights in (layer.attend1, layer.attend2)
+        )
+        width = layer.attend1[0].shape[0]
+        self.u_transposed = self.u_out.transpose(1, 2)
+        self.value, attended = (take(name, n, width, length) for name in ("value", "attended"))
+        self.value_of_heads, self.attended = (x.view(n * heads, -1, length) for x in (self.value, attended))
+        self.attended_out = attended.transpose(1, 2)
+
+        self.conv_value, self.conv_gate = take("value", tokens, channels), take("gate", tokens, channels)
+        # (1, C, N, L), channels last in memory
+        self.conv_in = self.conv_value.view(1, n, length, channels).permute(0, 3, 1, 2)
+        self.conv_activated = take("swoosh", tokens, channels)
+        self.conv_out = self.conv_activated.view(1, n, length, channels)
+
+    def _attention(self, layer, n, length, take):
+        """In blocks of queries.
+
+        Query i needs the offsets j - i of all keys j: those of a block together the offsets from 1 - stop
+        to length - 1 - start. In the product with these, what query i needs begins one number earlier
+        than that of the query before: a view with a stride of one less than the width.
+        """
+        heads, depth = layer.heads, layer.split[0] // layer.heads
+        weights, self.norms = take("large", n, heads, length, length), take("sums", n, heads, length)
+        self.first_weights, self.norm_of_first = weights[:, 0], self.norms[:, 0].unsqueeze(-1)
+        self.weights_transposed = weights.flatten(0, 1).transpose(1, 2)
+        self.norms_of_columns = self.norms.view(n * heads, 1, length)
+        self.projected = take("hidden", n * length, sum(layer.split))
+        both, pos_query = self.projected.view(n, length, -1).tensor_split([2 * heads * depth], dim=-1)
+        self.query_key_in = both.view(n, length, 2, heads, depth).permute(2, 0, 3, 1, 4)
+        self.query_key = take("keys", 2, n, heads, length, depth)
+        query, key = self.query_key.flatten(1, 2)
+        self.key = key.transpose(1, 2)
+        pos_query = pos_query.view(n, length, heads, -1).permute(2, 0, 1, 3)
+        table, size = layer.positions(length), max(1, min(length, BLOCK_FLOATS // (heads * n * length)))
+        self.blocks = []
+        for start in range(0, length, size):
+            stop = min(start + size, length)
+            rows, width = stop - start, length + stop - start - 1
+            copied = take("positions", heads, n, rows, pos_query.shape[-1])
+            offsets = take("offsets", heads, n * rows, width)
+            strides = rows * width, n * rows * width, width - 1, 1
+            out = weights[:, :, start:stop]
+            scores = out if rows == length else take("scores", n, heads, rows, length)
+            self.blocks.append(
+                SimpleNamespace(
+                    pos_query_in=pos_query[:, :, start:stop],
+                    pos_query=copied,
+                    pos_query_rows=copied.flatten(1, 2),
+                    table=table[:, :, length - stop : length - stop + width],
+                    offsets=offsets,
+                    shifted=offsets.as_strided((n, heads, rows, length), strides, rows - 1),
+                    query=query[:, start:stop],
+                    scores=scores,
+                    scores_of_heads=scores.flatten(0, 1),
+                    out=out,
+                    sums=self.norms[:, :, start:stop],
+                )
+            )
+
+
+def _linear(x: Tensor, folded, out: Tensor) -> Tensor:
     bias, weight = folded
-    out = scratch.take(name, x.shape[0], weight.shape[1], dtype=weight.dtype)
     return torch.addmm(bias, x, weight, out=out)
 
 
-def _swoosh(x: Tensor, scratch: Scratch, exact: bool) -> Tensor:
+def _swoosh(x: Tensor, out: Tensor, exact: bool) -> None:
     """softplus(z) - 0.08 z, of z = x / log2(e)."""
-    y = scratch.take("swoosh", *x.shape, dtype=x.dtype)
     if exact:
-        y.copy_(F.softplus(x / LOG2_E))
+        out.copy_(F.softplus(x / LOG2_E))
     else:
-        torch.exp2(x, out=y).log1p_()
-    return y.sub_(x, alpha=0.08 / LOG2_E)
+        torch.exp2(x, out=out).log1p_()
+    out.sub_(x, alpha=0.08 / LOG2_E)
 
 
 # ---- folding, in float64: each of a module's matrices, and the offset after it -----------------
@@ -245,7 +306,7 @@ def _fold_attention(module: nn.Module, offset: Tensor):
     """Attention weights sum to one, so a constant in the values comes out as it is."""
     (in_weight, in_bias), (out_weight, out_bias) = _double(module.in_proj), _double(module.out_proj)
     constant = out_weight @ (in_weight @ offset + in_bias) + out_bias
-    return (_right(in_weight), _right(out_weight)), offset + constant
+    return (in_weight.float(), _right(out_weight)), offset + constant
 
 
 def _fold_conv(module: nn.Module, offset: Tensor):

@@ -116,10 +116,11 @@ class WinogradBlock:
         if bins % OUTPUTS:
             x[bins % OUTPUTS :, :, -1] = 0
         torch.mm(self.forward, x.view(OUTPUTS, -1), out=out.view(PRODUCTS, -1))
+        last, first = x[-1, :, :-1], x[0, :, 1:]
         for p, factor in self.before:
-            out[p, :, 1:].add_(x[-1, :, :-1], alpha=factor)
+            out[p, :, 1:].add_(last, alpha=factor)
         for p, factor in self.after:
-            out[p, :, :-1].add_(x[0, :, 1:], alpha=factor)
+            out[p, :, :-1].add_(first, alpha=factor)
         return out
 
     def _convolve(self, i, sources, start, stop, scratch: Scratch, out: Tensor) -> None:
@@ -127,14 +128,15 @@ class WinogradBlock:
         reach = self.reaches[i]
         first = start - reach
         missing = max(0, -first)  # of what is looked back at, before the start of the signal
-        inputs = [source(first + missing, stop, scratch) for source in sources]
-        tiles = out.shape[2:]
-        x = scratch.take("gathered", stop - first, tiles[0], tiles[1] * len(inputs))
+        inputs = zip(*(source(first + missing, stop, scratch) for source in sources))
+        _, rows, tiles, channels = out.shape
+        x = scratch.take("gathered", stop - first, tiles, channels * len(sources))
         x[:missing] = 0
-        y = scratch.take("large", PRODUCTS, stop - start, *tiles)
-        for p, weight in enumerate(self.layers[i]):
-            torch.cat([part[p] for part in inputs], -1, out=x[missing:])
-            y[p] = F.conv2d(x.permute(2, 0, 1)[None], weight, dilation=(reach, 1))[0].permute(1, 2, 0)
+        gathered, x = x[missing:], x.permute(2, 0, 1)[None]
+        y = scratch.take("large", PRODUCTS, rows, tiles, channels)
+        for planes, weight, product in zip(inputs, self.layers[i], y.permute(0, 3, 1, 2)):
+            torch.cat(planes, -1, out=gathered)
+            product.copy_(F.conv2d(x, weight, dilation=(reach, 1))[0])
         torch.mm(self.inverse, y.view(PRODUCTS, -1), out=out.view(OUTPUTS, -1))
 
     def _moments(self, x: Tensor, bins: int):

@@ -10,6 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+VIEWS = (
+    256  # sets of views that a thread keeps: two lengths of slice of each layer, for some lengths of audio
+)
+
 
 class Scratch:
     """Named buffers of one thread, which grow to the largest shape asked for.
@@ -19,6 +23,7 @@ class Scratch:
 
     def __init__(self):
         self.buffers = {}
+        self.kept = {}  # views of them
 
     def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Memory of that shape, with anything in it; the last of that name and dtype is lost."""
@@ -26,7 +31,21 @@ class Scratch:
         buffer = self.buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size:
             buffer = self.buffers[name, dtype] = torch.empty(size, dtype=dtype)
+            self.kept.clear()  # views of the old buffer would keep it in memory
         return buffer[:size].view(shape)
+
+    def views(self, key, make):
+        """make(), which takes memory and returns views of it: kept, as long as no buffer grows.
+
+        A view costs Python as much as a small operation. And a thread that wants to go on in Python while
+        another is in it is put to sleep: that cost 10 % of a call on two threads.
+        """
+        if key not in self.kept:
+            make()  # first the buffers grow to what it needs, then there are views of them
+            if len(self.kept) >= VIEWS:
+                self.kept.clear()
+            self.kept[key] = make()
+        return self.kept[key]
 
 
 class Workspace:

@@ -131,6 +131,15 @@ def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, t
     assert rounds * max(sizes) <= length / threads + rounds
 
 
+def test_views_are_made_once_and_anew_when_their_memory_has_moved():
+    scratch = jobs.Scratch()
+    small = scratch.views("small", lambda: scratch.take("x", 3))
+    assert scratch.views("small", lambda: pytest.fail("made again")) is small
+    large = scratch.views("large", lambda: [scratch.take("x", 4), scratch.take("x", 9)])
+    assert len({x.data_ptr() for x in large}) == 1, "views of memory that a later one left behind"
+    assert scratch.views("small", lambda: scratch.take("x", 3)).data_ptr() == large[0].data_ptr()
+
+
 def test_each_item_of_a_batch_is_as_if_alone():
     form = FastNetwork(network())
     mag, pha = spectra(3, 40)

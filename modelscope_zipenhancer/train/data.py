@@ -28,6 +28,7 @@ PROBABILITIES = (
     "noise_only",
     "real_noise",
     "second_noise",
+    "speech_speed",
     "speech_eq",
     "noise_eq",
     "speed",
@@ -52,6 +53,7 @@ class MixOptions:
     noise_only: float = 0.05  # no speech: teaches to leave nothing of a pause
     real_noise: float = 0.55  # a recording, else a generator
     second_noise: float = 0.3  # one more noise on top, of either kind
+    speech_speed: float = 0.0  # speech played 0.85 to 1.2 times as fast: voices of other pitch and size
     speech_eq: float = 0.3  # a random equaliser on the speech, in the target too
     noise_eq: float = 0.6
     speed: float = 0.5  # a recording of noise played 0.6 to 1.7 times as fast
@@ -196,8 +198,9 @@ class Mixer(_Batches):
 
     def speech(self, rng: np.random.Generator) -> tuple:
         """(speech as it is heard, its target): the same unless the room is heard too."""
+        speed = rng.uniform(0.85, 1.2) if rng.random() < self.options.speech_speed else 1.0
         for _ in range(TRIES):  # a crop that has speech, if one is found
-            x = self.clean.crop(rng, self.options.crop_samples)
+            x = self.clean.crop(rng, self.options.crop_samples, speed)
             if rms(x) > 3e-3:
                 break
         if rng.random() < self.options.speech_eq:

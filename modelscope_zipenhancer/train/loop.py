@@ -66,6 +66,7 @@ def training_losses(
     _, _, com_of_wave = mag_pha_stft(wave)
     formulas = {
         "magnitude": lambda: losses.magnitude_loss(mag, clean_mag),
+        "missing": lambda: losses.missing_loss(mag, clean_mag),
         "complex": lambda: losses.complex_loss(com, clean_com),
         "phase": lambda: losses.phase_loss(pha, clean_pha),
         "consistency": lambda: losses.consistency_loss(com, com_of_wave),

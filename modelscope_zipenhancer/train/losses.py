@@ -18,6 +18,15 @@ def magnitude_loss(mag: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(mag, target)
 
 
+def missing_loss(mag: Tensor, target: Tensor) -> Tensor:
+    """The magnitude loss of what is too weak: holes in speech, but not noise that is left.
+
+    The asymmetric loss of Eskimez et al. (arXiv 2106.02896): noise left over and speech taken away
+    aren't equally bad to listeners and recognisers.
+    """
+    return F.relu(target - mag).square().mean()
+
+
 def complex_loss(com: Tensor, target: Tensor) -> Tensor:
     """Over real and imaginary parts, (B, F, T, 2), of the compressed spectra."""
     return 2.0 * F.mse_loss(com, target)
@@ -143,6 +152,7 @@ def perceptual_loss(wave: Tensor, target: Tensor) -> Tensor:
 
 WEIGHTS = {  # of the sum; those at 0 aren't computed. "metric" is the discriminator's (metric.py)
     "magnitude": 0.9,
+    "missing": 0.0,
     "complex": 0.3,
     "phase": 0.05,
     "consistency": 0.1,
