@@ -10,6 +10,8 @@ values (4, T, tiles, C), transformed ones (6, T, tiles, C); bin 4t + j is tile t
 beyond the last bin is zero. In time, two taps apart by the dilation remain a convolution.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,82 +67,90 @@ class WinogradBlock:
 
     def __call__(self, read, frames: int, bins: int, memory: Tensor, run: Jobs):
         """A reader of the input (T, F, C) -> a reader of the output, of the same shape."""
-        tiles = -(-bins // OUTPUTS), self.channels
+        call = Call(self, read, frames, bins, memory)
+        for i, norm in enumerate(self.norms):
+            call.norms.append(norm.of(run.slices(partial(call.convolve, i), frames, ROWS)))
+            if call.is_kept(i):
+                rows = SLICE_FLOATS // call.planes[i][:, 0].numel()
+                run.slices(partial(call.transformed, i), frames, rows)
+        return call.output
+
+
+class Call:
+    """A block at work on one input. Rows are asked for as (start, stop, scratch), as of readers."""
+
+    def __init__(self, block: WinogradBlock, read, frames: int, bins: int, memory: Tensor):
+        self.block, self.read, self.bins = block, read, bins
+        self.tiles = -(-bins // OUTPUTS), block.channels
         counts = PRODUCTS, PRODUCTS, OUTPUTS, OUTPUTS  # of each layer's output, kept transformed or as it is
-        sizes = [count * frames * tiles[0] * tiles[1] for count in counts]
-        planes = [
-            part.view(count, frames, *tiles) for count, part in zip(counts, memory[: sum(sizes)].split(sizes))
-        ]
+        sizes = [count * frames * self.tiles[0] * self.tiles[1] for count in counts]
+        parts = memory[: sum(sizes)].split(sizes)
+        self.planes = [part.view(count, frames, *self.tiles) for count, part in zip(counts, parts)]
+        self.norms = []  # of the layers whose output is known
 
-        def input_tiles(start, stop, scratch):
-            """Not kept but read anew for each layer, which spares a plane."""
-            x = scratch.take("tiles", OUTPUTS, stop - start, *tiles)
-            rows = read(start, stop, scratch)
-            for j in range(OUTPUTS):
-                part = rows[:, j::OUTPUTS]
-                x[j, :, : part.shape[1]] = part
-            return self._transform(x, bins, scratch.take("input", PRODUCTS, *x.shape[1:]))
+    def is_kept(self, i: int) -> bool:
+        """Whether layer i's output is transformed in place: not if only the last layer reads it."""
+        return len(self.planes[i]) == PRODUCTS
 
-        sources = [input_tiles]  # of transformed rows, for the next layer; newest first
-        for i, (norm, plane) in enumerate(zip(self.norms, planes)):
-            raw = plane[:OUTPUTS]
+    def convolve(self, i: int, start: int, stop: int, scratch: Scratch):
+        """Layer i, before its norm, into its plane; returns the moments."""
+        reach, channels = self.block.reaches[i], self.block.channels
+        first = start - reach
+        missing = max(0, -first)  # of what is looked back at, before the start of the signal
+        inputs = [self.source(k, first + missing, stop, scratch) for k in reversed(range(i))]
+        inputs.append(self.input(first + missing, stop, scratch))
+        x = scratch.take("gathered", stop - first, self.tiles[0], channels * len(inputs))
+        x[:missing] = 0
+        gathered, x = x[missing:], x.permute(2, 0, 1)[None]
+        y = scratch.take("large", PRODUCTS, stop - start, *self.tiles)
+        for parts, weight, product in zip(zip(*inputs), self.block.layers[i], y.permute(0, 3, 1, 2)):
+            torch.cat(parts, -1, out=gathered)
+            product.copy_(F.conv2d(x, weight, dilation=(reach, 1))[0])
+        out = self.planes[i][:OUTPUTS, start:stop]
+        torch.mm(self.block.inverse, y.view(PRODUCTS, -1), out=out.view(OUTPUTS, -1))
+        return self.moments(out)
 
-            def convolve(start, stop, scratch, i=i, raw=raw):
-                self._convolve(i, sources, start, stop, scratch, raw[:, start:stop])
-                return self._moments(raw[:, start:stop], bins)
+    def moments(self, x: Tensor):
+        """fast_conv.moments of x (4, rows, tiles, C)."""
+        means, variances = zip(*(moments_of_bins(plane) for plane in x))
+        in_order = (torch.stack(y, 1).flatten(0, 1)[: self.bins] for y in (means, variances))
+        return x.shape[1], *over_bins(*in_order)
 
-            norm = norm.of(run.slices(convolve, frames, ROWS))
+    def source(self, k: int, start: int, stop: int, scratch: Scratch) -> Tensor:
+        """Layer k's output, transformed (6, rows, tiles, C)."""
+        return self.planes[k][:, start:stop] if self.is_kept(k) else self.transformed(k, start, stop, scratch)
 
-            def transformed(start, stop, scratch, norm=norm, plane=plane, raw=raw):
-                """In place, where there is room for it."""
-                x = norm(raw[:, start:stop], scratch)
-                room = len(plane) == PRODUCTS
-                out = plane[:, start:stop] if room else scratch.take("newest", PRODUCTS, *x.shape[1:])
-                return self._transform(x, bins, out)
+    def transformed(self, k: int, start: int, stop: int, scratch: Scratch) -> Tensor:
+        x = self.norms[k](self.planes[k][:OUTPUTS, start:stop], scratch)
+        out = (
+            self.planes[k][:, start:stop]
+            if self.is_kept(k)
+            else scratch.take("newest", PRODUCTS, *x.shape[1:])
+        )
+        return self.transform(x, out)
 
-            if counts[i] == PRODUCTS:
-                run.slices(transformed, frames, SLICE_FLOATS // (PRODUCTS * tiles[0] * tiles[1]))
-                sources.insert(0, lambda start, stop, scratch, plane=plane: plane[:, start:stop])
-            else:  # read once only, by the last layer
-                sources.insert(0, transformed)
+    def input(self, start: int, stop: int, scratch: Scratch) -> Tensor:
+        """The block's input, transformed (6, rows, tiles, C). Read anew for each layer, to spare a plane."""
+        x = scratch.take("tiles", OUTPUTS, stop - start, *self.tiles)
+        rows = self.read(start, stop, scratch)
+        for j in range(OUTPUTS):
+            part = rows[:, j::OUTPUTS]
+            x[j, :, : part.shape[1]] = part
+        return self.transform(x, scratch.take("input", PRODUCTS, *x.shape[1:]))
 
-        def reader(start, stop, scratch):
-            x = norm(raw[:, start:stop], scratch).permute(1, 2, 0, 3)  # (rows, tiles, 4, C)
-            y = scratch.take("tiles", *x.shape).copy_(x)
-            return y.flatten(1, 2)[:, :bins]
-
-        return reader
-
-    def _transform(self, x: Tensor, bins: int, out: Tensor) -> Tensor:
+    def transform(self, x: Tensor, out: Tensor) -> Tensor:
         """x (4, rows, tiles, C), of which what is beyond the last bin becomes zero -> out (6, ...)."""
-        if bins % OUTPUTS:
-            x[bins % OUTPUTS :, :, -1] = 0
-        torch.mm(self.forward, x.view(OUTPUTS, -1), out=out.view(PRODUCTS, -1))
+        if self.bins % OUTPUTS:
+            x[self.bins % OUTPUTS :, :, -1] = 0
+        torch.mm(self.block.forward, x.view(OUTPUTS, -1), out=out.view(PRODUCTS, -1))
         last, first = x[-1, :, :-1], x[0, :, 1:]
-        for p, factor in self.before:
+        for p, factor in self.block.before:
             out[p, :, 1:].add_(last, alpha=factor)
-        for p, factor in self.after:
+        for p, factor in self.block.after:
             out[p, :, :-1].add_(first, alpha=factor)
         return out
 
-    def _convolve(self, i, sources, start, stop, scratch: Scratch, out: Tensor) -> None:
-        """Layer i for rows start to stop, into out (4, rows, tiles, C)."""
-        reach = self.reaches[i]
-        first = start - reach
-        missing = max(0, -first)  # of what is looked back at, before the start of the signal
-        inputs = zip(*(source(first + missing, stop, scratch) for source in sources))
-        _, rows, tiles, channels = out.shape
-        x = scratch.take("gathered", stop - first, tiles, channels * len(sources))
-        x[:missing] = 0
-        gathered, x = x[missing:], x.permute(2, 0, 1)[None]
-        y = scratch.take("large", PRODUCTS, rows, tiles, channels)
-        for planes, weight, product in zip(inputs, self.layers[i], y.permute(0, 3, 1, 2)):
-            torch.cat(planes, -1, out=gathered)
-            product.copy_(F.conv2d(x, weight, dilation=(reach, 1))[0])
-        torch.mm(self.inverse, y.view(PRODUCTS, -1), out=out.view(OUTPUTS, -1))
-
-    def _moments(self, x: Tensor, bins: int):
-        """fast_conv.moments of x (4, rows, tiles, C)."""
-        means, variances = zip(*(moments_of_bins(plane) for plane in x))
-        in_order = (torch.stack(y, 1).flatten(0, 1)[:bins] for y in (means, variances))
-        return x.shape[1], *over_bins(*in_order)
+    def output(self, start: int, stop: int, scratch: Scratch) -> Tensor:
+        """The last layer's (rows, F, C)."""
+        x = self.norms[-1](self.planes[-1][:, start:stop], scratch).permute(1, 2, 0, 3)  # (rows, tiles, 4, C)
+        return scratch.take("tiles", *x.shape).copy_(x).flatten(1, 2)[:, : self.bins]
