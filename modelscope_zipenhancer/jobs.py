@@ -10,42 +10,44 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-VIEWS = (
-    256  # sets of views that a thread keeps: two lengths of slice of each layer, for some lengths of audio
-)
+VIEWS = 1000  # that a thread keeps: some hundred for a length of audio
 
 
 class Scratch:
-    """Named buffers of one thread, which grow to the largest shape asked for.
+    """Named buffers of one thread, which grow to the largest shape asked for, and views of them.
 
-    Kept, because fresh memory costs 2 us for each 4 KB: as much as the arithmetic on it.
+    Kept, because fresh memory costs 2 us for each 4 KB: as much as the arithmetic on it. And a view costs
+    as much Python as a small operation, in which no other thread can be: those that wait for it are put
+    to sleep, which took 10 % of a call on two threads.
     """
 
     def __init__(self):
         self.buffers = {}
-        self.kept = {}  # views of them
+        self.kept = {}
 
     def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Memory of that shape, with anything in it; the last of that name and dtype is lost."""
-        size = math.prod(shape)
-        buffer = self.buffers.get((name, dtype))
-        if buffer is None or buffer.numel() < size:
-            buffer = self.buffers[name, dtype] = torch.empty(size, dtype=dtype)
-            self.kept.clear()  # views of the old buffer would keep it in memory
-        return buffer[:size].view(shape)
+        key = name, shape, dtype
+        if key not in self.kept:
+            size = math.prod(shape)
+            buffer = self.buffers.get((name, dtype))
+            if buffer is None or buffer.numel() < size:
+                buffer = self.buffers[name, dtype] = torch.empty(size, dtype=dtype)
+                self.kept.clear()  # else views of the old buffer keep it in memory
+            self._keep(key, buffer[:size].view(shape))
+        return self.kept[key]
 
     def views(self, key, make):
-        """make(), which takes memory and returns views of it: kept, as long as no buffer grows.
-
-        A view costs Python as much as a small operation. And a thread that wants to go on in Python while
-        another is in it is put to sleep: that cost 10 % of a call on two threads.
-        """
+        """make(), which takes memory and returns views of it, or what it returned for that key before."""
         if key not in self.kept:
             make()  # first the buffers grow to what it needs, then there are views of them
-            if len(self.kept) >= VIEWS:
-                self.kept.clear()
-            self.kept[key] = make()
+            self._keep(key, make())
         return self.kept[key]
+
+    def _keep(self, key, views) -> None:
+        if len(self.kept) >= VIEWS:
+            self.kept.clear()
+        self.kept[key] = views
 
 
 class Workspace:
