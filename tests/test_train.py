@@ -18,6 +18,7 @@ from modelscope_zipenhancer.train.loop import TrainOptions, learning_rate, train
 
 PAIRS = {  # loss: arguments at the target, arguments elsewhere
     "magnitude_loss": lambda x, y: ((x.abs(), x.abs()), (x.abs(), y.abs())),
+    "missing_loss": lambda x, y: ((x.abs(), x.abs()), (x.abs(), y.abs())),
     "complex_loss": lambda x, y: ((x, x), (x, y)),
     "phase_loss": lambda x, y: ((x, x), (x, y)),
     "time_loss": lambda x, y: ((x, x), (x, y)),
@@ -42,6 +43,12 @@ def test_a_loss_is_zero_at_the_target_positive_elsewhere_and_has_a_finite_gradie
     value = loss(*other)
     value.backward()
     assert value.item() > 0 and x.grad.isfinite().all() and x.grad.any()
+
+
+def test_the_loss_of_what_is_missing_does_not_see_what_is_too_much():
+    target = torch.rand(1, 6, 7)
+    assert losses.missing_loss(target + 1, target) == 0
+    assert losses.missing_loss(target - 1, target).item() == pytest.approx(1)
 
 
 def test_the_phase_loss_does_not_see_whole_turns():

@@ -53,6 +53,21 @@ def test_noise_may_run_backwards(folders):
     assert np.array_equal(sounds[0], sounds[1][::-1]) and not np.array_equal(*sounds)
 
 
+def test_speech_may_be_played_at_another_speed_in_its_target_too(tmp_path):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(32_000) / 16_000)
+    soundfile.write(tmp_path / "tone.wav", tone, 16_000)
+    tones = AudioFolder(str(tmp_path))
+    options = {"crop_samples": 16_000, "speech_eq": 0.0}
+    for probability in (0.0, 1.0):
+        mixer, found = Mixer(tones, tones, MixOptions(**options, speech_speed=probability)), []
+        for seed in range(20):
+            heard, target = mixer.speech(np.random.default_rng(seed))
+            assert np.array_equal(heard, target)
+            found.append(int(np.argmax(np.abs(np.fft.rfft(target)))))  # Hz
+        assert 850 <= min(found) <= max(found) <= 1200
+        assert len(set(found)) > 10 if probability else set(found) == {1000}
+
+
 @pytest.mark.parametrize("samples", [100, 8000])
 def test_generated_noises_are_of_several_kinds_and_never_silent(folders, samples):
     noises = [generated_noise(np.random.default_rng(seed), samples, folders[0]) for seed in range(40)]
@@ -104,6 +119,13 @@ def test_a_generated_response_falls_by_60_db_in_its_time(rt60):
     quarter = len(power) // 4
     fall = 10 * np.log10(power[:quarter].mean() / power[2 * quarter : 3 * quarter].mean())
     assert fall == pytest.approx(60 * 2 * quarter / (rt60 * 16_000), abs=2.5)
+
+
+def test_a_generated_response_has_the_ratio_of_direct_sound_to_reflections_that_is_asked_for():
+    for seed in range(20):
+        response = generated_response(np.random.default_rng(seed), 0.4, ratio_db=(-12, 0)).astype(np.float64)
+        ratio = -10 * np.log10(np.sum(response[1:] ** 2) / response[0] ** 2)
+        assert -12.01 < ratio < 0.01
 
 
 @pytest.mark.parametrize("rt60", [0.1, 0.4, 0.8])

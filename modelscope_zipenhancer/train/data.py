@@ -265,25 +265,31 @@ def equalise(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
     return np.fft.irfft(spectrum * 10 ** (decibels / 20), len(x)).astype(np.float32)
 
 
-def generated_response(rng: np.random.Generator, rt60: float) -> np.ndarray:
-    """Of a room whose reflections fall by 60 dB in `rt60` seconds: direct sound, then decaying noise."""
+def generated_response(rng: np.random.Generator, rt60: float, ratio_db: tuple = (-3, 12)) -> np.ndarray:
+    """Of a room whose reflections fall by 60 dB in `rt60` seconds: direct sound, then decaying noise.
+
+    ratio_db: of the direct sound to the reflections, the lowest and the highest.
+    """
     samples = int(rt60 * SAMPLE_RATE)
     time = np.arange(samples)
     # equalised before it decays: the equaliser is circular, the loud start would come round to the end
     tail = equalise(rng, rng.standard_normal(samples)) * 10 ** (-3 * time / samples)
     tail *= time >= rng.integers(16, 160)  # the first reflection from 1 to 10 ms on
-    ratio = 10 ** (rng.uniform(-3, 12) / 20)  # of the direct sound to the reflections
+    ratio = 10 ** (rng.uniform(*ratio_db) / 20)
     tail /= np.sqrt(np.sum(np.square(tail))) * ratio + 1e-12
     tail[0] = 1.0
     return tail.astype(np.float32)
 
 
 def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
-    """White, coloured, babble, hum, modulated band noise or clicks; unit RMS by and large."""
+    """White, coloured, babble, hum, modulated band noise or hits; unit RMS by and large."""
     time = np.arange(samples) / SAMPLE_RATE
-    kind = rng.choice(["coloured", "babble", "hum", "band", "clicks"], p=[0.25, 0.35, 0.1, 0.2, 0.1])
+    kind = rng.choice(["coloured", "babble", "hum", "band", "hits"], p=[0.22, 0.35, 0.08, 0.17, 0.18])
     if kind == "babble":
-        return sum(speech.crop(rng, samples) * rng.uniform(0.3, 1) for _ in range(rng.integers(2, 10)))
+        x = sum(speech.crop(rng, samples) * rng.uniform(0.3, 1) for _ in range(rng.integers(2, 13)))
+        if rng.random() < 0.7:  # from across the room: what tells it from who speaks into the microphone
+            x = fftconvolve(x, generated_response(rng, rng.uniform(0.2, 0.8), ratio_db=(-12, 0)))[:samples]
+        return x
     white = rng.standard_normal(samples)
     if kind == "hum":
         base = rng.uniform(45, 300)
@@ -293,16 +299,15 @@ def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder)
             if base * n < SAMPLE_RATE / 2
         )
         return partials + rng.uniform(0.02, 0.2) * white
-    if kind == "clicks":
+    if kind == "hits":  # clicks, knocks, thumps
         x = rng.uniform(0.01, 0.1) * white
         for _ in range(rng.integers(1, 4)):  # things that are hit, each rings in its own way
-            hits = np.where(rng.random(samples) < rng.uniform(1, 30) / SAMPLE_RATE, 30 * white, 0.0)
+            hits = np.where(rng.random(samples) < 10 ** rng.uniform(-0.3, 1.5) / SAMPLE_RATE, 30 * white, 0.0)
             ring = 0.0
             for _ in range(rng.integers(1, 6)):
-                decay = np.exp(-time[: SAMPLE_RATE // 4] * 10 ** rng.uniform(1.3, 3.6))  # 50 to 0.25 ms
-                ring += (
-                    rng.uniform() * decay * np.sin(2 * np.pi * rng.uniform(200, 7500) * time[: len(decay)])
-                )
+                decay = np.exp(-time[: SAMPLE_RATE // 4] * 10 ** rng.uniform(1.1, 3.6))  # 80 to 0.25 ms
+                frequency = 10 ** rng.uniform(1.6, 3.875)  # 40 to 7500 Hz
+                ring += rng.uniform() * decay * np.sin(2 * np.pi * frequency * time[: len(decay)])
             x += fftconvolve(hits, ring)[:samples]
         return x
     spectrum = np.fft.rfft(white)

@@ -19,10 +19,10 @@ def magnitude_loss(mag: Tensor, target: Tensor) -> Tensor:
 
 
 def missing_loss(mag: Tensor, target: Tensor) -> Tensor:
-    """The magnitude loss of what is too weak: holes in speech, but not noise that is left.
+    """The magnitude loss of what is too weak: holes in speech, not noise that is left.
 
-    The asymmetric loss of Eskimez et al. (arXiv 2106.02896): noise left over and speech taken away
-    aren't equally bad to listeners and recognisers.
+    Added to the magnitude loss it makes that asymmetric, as in VoiceFilter-Lite (arXiv 2009.04323),
+    against over-suppression.
     """
     return F.relu(target - mag).square().mean()
 
