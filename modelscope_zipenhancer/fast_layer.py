@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .jobs import Jobs, Scratch
 from .zipformer import RelativePositions
 
-HIDDEN_FLOATS = 440_000  # of the widest activation of a slice: 1400 tokens of S
+HIDDEN_FLOATS = 660_000  # of the widest activation of a slice: 2000 tokens of S
 SCORE_FLOATS = 1_000_000  # of the attention weights of a slice, unless a single sequence has more
 BLOCK_FLOATS = 260_000  # attention scores computed at a time: 1 MB, the second-level cache
 LOG2_E = math.log2(math.e)

@@ -57,8 +57,8 @@ class Workspace:
         self.shared = Scratch()
         self.scratches = []  # of each thread
 
-    def take(self, *sizes: int):
-        return self.shared.take("planes", sum(sizes)).split(sizes)
+    def take(self, size: int) -> Tensor:
+        return self.shared.take("planes", size)
 
 
 class Jobs:
