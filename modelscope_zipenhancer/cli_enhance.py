@@ -145,12 +145,13 @@ def enhanced(args, jobs: list):
     if not jobs:
         return
     from . import batch
+    from .engine import chunks_at_once
     from .enhancer import Enhancer
     from .pool import AT_ONCE
 
     load = (args.model, args.device, args.backend, args.precision)
     enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
-    together = getattr(enhancer.backend, "batch", 1) > 1
+    together = chunks_at_once(enhancer.backend) > 1
     count = min(args.jobs or (AT_ONCE if together else 1), len(jobs))
     with Bar(jobs) as bar:
         if count == 1:

@@ -49,6 +49,11 @@ class Grid:
         return self.window - self.past
 
 
+def chunks_at_once(backend) -> int:
+    """How many chunks of a recording it wants in a batch: its attribute `batch`, 1 if it has none."""
+    return getattr(backend, "batch", 1)
+
+
 class StreamingSession:
     """Audio that keeps arriving: `feed` blocks of any size, `flush` at the end.
 
@@ -63,7 +68,7 @@ class StreamingSession:
         The scale of a chunk is undone behind the network, so levels don't pump.
         """
         self.grid = grid
-        self._backend, self.batch = backend, getattr(backend, "batch", 1)
+        self._backend, self.batch = backend, chunks_at_once(backend)
         self._gain = () if gain is None else (np.array([gain], np.float32),)
         # The last `window` samples or more; before the signal there was silence.
         self._buffer = np.zeros(grid.window, np.float32)

@@ -124,7 +124,7 @@ class Enhancer:
         On a GPU several are worked on, in common batches: up to 8 sources are taken ahead. A source that
         can't be read raises when its turn comes.
         """
-        if getattr(self.backend, "batch", 1) == 1:
+        if engine.chunks_at_once(self.backend) == 1:
             return (self(source, sample_rate, **options) for source in sources)
         from .pool import AT_ONCE, ahead
 
@@ -190,7 +190,7 @@ def limited(backend, strength: float | None):
         enhanced = backend(waveform, *gain)
         return enhanced + np.float32(left) * (waveform - enhanced)
 
-    mixed.batch = getattr(backend, "batch", 1)
+    mixed.batch = engine.chunks_at_once(backend)
     return mixed
 
 
