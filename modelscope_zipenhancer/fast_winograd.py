@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fast_conv import SLICE_FLOATS, NormAct, moments_of_bins, over_bins
+from .fast_conv import SLICE_FLOATS, NormAct, moments
 from .jobs import Jobs, Scratch
 
 OUTPUTS, TAPS = 4, 3
@@ -111,10 +111,10 @@ class Call:
         return self.moments(out)
 
     def moments(self, x: Tensor):
-        """fast_conv.moments of x (4, rows, tiles, C)."""
-        means, variances = zip(*(moments_of_bins(plane) for plane in x))
+        """fast_conv.moments of x (4, rows, tiles, C), bins in their order."""
+        _, means, variances = zip(*(moments(plane) for plane in x))
         in_order = (torch.stack(y, 1).flatten(0, 1)[: self.bins] for y in (means, variances))
-        return x.shape[1], *over_bins(*in_order)
+        return x.shape[1], *in_order
 
     def source(self, k: int, start: int, stop: int, scratch: Scratch) -> Tensor:
         """Layer k's output, transformed (6, rows, tiles, C)."""
