@@ -22,6 +22,7 @@ from ..pairs import SILENCE, find_pairs
 logger = logging.getLogger(__name__)
 
 EARLY = SAMPLE_RATE // 20  # 50 ms: reflections until then help intelligibility and stay in the target
+VOICES = 0.85, 1.2  # how fast speech is played, to make voices of other pitch and size
 TRIES = 8  # draws for a crop that isn't silent, before silence is taken
 PROBABILITIES = (
     "clean_only",
@@ -51,9 +52,9 @@ class MixOptions:
     snr_db: tuple = (-5.0, 20.0)  # uniform; of the speech as it is heard, reverberation included
     clean_only: float = 0.03  # nearly no noise: teaches to leave clean speech alone
     noise_only: float = 0.05  # no speech: teaches to leave nothing of a pause
-    real_noise: float = 0.55  # a recording, else a generator
+    real_noise: float = 0.5  # a recording, else a generator
     second_noise: float = 0.3  # one more noise on top, of either kind
-    speech_speed: float = 0.0  # speech played 0.85 to 1.2 times as fast: voices of other pitch and size
+    speech_speed: float = 0.0  # speech played 0.85 to 1.2 times as fast (VOICES), in the target too
     speech_eq: float = 0.3  # a random equaliser on the speech, in the target too
     noise_eq: float = 0.6
     speed: float = 0.5  # a recording of noise played 0.6 to 1.7 times as fast
@@ -198,7 +199,7 @@ class Mixer(_Batches):
 
     def speech(self, rng: np.random.Generator) -> tuple:
         """(speech as it is heard, its target): the same unless the room is heard too."""
-        speed = rng.uniform(0.85, 1.2) if rng.random() < self.options.speech_speed else 1.0
+        speed = rng.uniform(*VOICES) if rng.random() < self.options.speech_speed else 1.0
         for _ in range(TRIES):  # a crop that has speech, if one is found
             x = self.clean.crop(rng, self.options.crop_samples, speed)
             if rms(x) > 3e-3:
@@ -284,9 +285,10 @@ def generated_response(rng: np.random.Generator, rt60: float, ratio_db: tuple = 
 def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
     """White, coloured, babble, hum, modulated band noise or hits; unit RMS by and large."""
     time = np.arange(samples) / SAMPLE_RATE
-    kind = rng.choice(["coloured", "babble", "hum", "band", "hits"], p=[0.22, 0.35, 0.08, 0.17, 0.18])
+    kind = rng.choice(["coloured", "babble", "hum", "band", "hits"], p=[0.2, 0.45, 0.05, 0.14, 0.16])
     if kind == "babble":
-        x = sum(speech.crop(rng, samples) * rng.uniform(0.3, 1) for _ in range(rng.integers(2, 13)))
+        voices = range(rng.integers(2, 13))
+        x = sum(speech.crop(rng, samples, rng.uniform(*VOICES)) * rng.uniform(0.3, 1) for _ in voices)
         if rng.random() < 0.7:  # from across the room: what tells it from who speaks into the microphone
             x = fftconvolve(x, generated_response(rng, rng.uniform(0.2, 0.8), ratio_db=(-12, 0)))[:samples]
         return x
