@@ -147,7 +147,10 @@ class DenseBlock:
         return 5 * frames * bins * self.layers[0].weight.shape[0]
 
     def __call__(self, read, frames: int, bins: int, memory: Tensor, run: Jobs):
-        """A reader of the input (T, F, C) -> a reader of the output, of the same shape."""
+        """A reader of the input (T, F, C) -> a reader of the output, of the same shape.
+
+        The output's reader needs the last plane only, the end of `memory`.
+        """
         channels = self.layers[0].weight.shape[0]
         planes = list(memory[: self.floats(frames, bins)].view(5, frames, bins, channels))
 

@@ -66,7 +66,10 @@ class WinogradBlock:
         return (2 * PRODUCTS + 2 * OUTPUTS) * frames * -(-bins // OUTPUTS) * self.channels
 
     def __call__(self, read, frames: int, bins: int, memory: Tensor, run: Jobs):
-        """A reader of the input (T, F, C) -> a reader of the output, of the same shape."""
+        """A reader of the input (T, F, C) -> a reader of the output, of the same shape.
+
+        The output's reader needs the last plane only, the end of `memory`.
+        """
         call = Call(self, read, frames, bins, memory)
         for i, norm in enumerate(self.norms):
             call.norms.append(norm.of(run.slices(partial(call.convolve, i), frames, ROWS)))

@@ -11,10 +11,8 @@ from modelscope_zipenhancer.train.data import (
     Mixer,
     MixOptions,
     PairFolder,
-    generated_noise,
-    generated_response,
-    rms,
 )
+from modelscope_zipenhancer.train.generate import generated_noise, generated_response, rms
 
 
 def test_a_batch_is_fixed_by_seed_and_step_alone(folders):
