@@ -12,7 +12,13 @@ from modelscope_zipenhancer.train.data import (
     MixOptions,
     PairFolder,
 )
-from modelscope_zipenhancer.train.generate import generated_noise, generated_response, rms
+from modelscope_zipenhancer.train.generate import (
+    generated_noise,
+    generated_response,
+    rms,
+    wandering_gain,
+    with_direct_sound,
+)
 
 
 def test_a_batch_is_fixed_by_seed_and_step_alone(folders):
@@ -101,7 +107,7 @@ def test_a_given_impulse_response_is_used_from_its_direct_sound_on(folders, tmp_
     response[[300, 1000, 3000]] = 1.0, 0.5, 0.4  # 44 and 169 ms after the direct sound
     (tmp_path / "rooms").mkdir()
     soundfile.write(tmp_path / "rooms" / "hall.wav", response, 16_000, subtype="FLOAT")
-    mixer = Mixer(*folders, MixOptions(reverb=1.0), AudioFolder(str(tmp_path / "rooms")))
+    mixer = Mixer(*folders, MixOptions(reverb=1.0, real_room=1.0), AudioFolder(str(tmp_path / "rooms")))
     speech = np.zeros(4000, np.float32)
     speech[0] = 1
     sound, target = mixer.in_a_room(np.random.default_rng(0), speech)
@@ -240,7 +246,7 @@ def test_a_mixture_in_a_room_has_the_ratio_asked_for_and_a_target_in_step(folder
 def test_a_silent_impulse_response_is_named(folders, tmp_path):
     (tmp_path / "rooms").mkdir()
     soundfile.write(tmp_path / "rooms" / "nothing.wav", np.zeros(100), 16_000)
-    mixer = Mixer(*folders, MixOptions(reverb=1.0), AudioFolder(str(tmp_path / "rooms")))
+    mixer = Mixer(*folders, MixOptions(reverb=1.0, real_room=1.0), AudioFolder(str(tmp_path / "rooms")))
     with pytest.raises(AudioError, match="nothing.wav.*silent"):
         mixer.batch(0, 0, 1)
 
@@ -251,3 +257,66 @@ def test_a_silent_impulse_response_is_named(folders, tmp_path):
 def test_an_option_that_cannot_be_is_named(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         MixOptions(**bad)
+
+
+def test_short_recordings_follow_one_another_instead_of_silence(tmp_path):
+    soundfile.write(tmp_path / "word.wav", np.full(8000, 0.5), 16_000)
+    folder = AudioFolder(str(tmp_path))
+    for seed in range(10):
+        x = folder.crop(np.random.default_rng(seed), 64_000)
+        silent = np.diff(np.flatnonzero(np.abs(np.r_[1.0, x, 1.0]) > 0.1)) - 1
+        assert len(x) == 64_000 and np.mean(np.abs(x) > 0.1) > 0.5
+        assert silent.max() < 8000  # pauses of at most half a second
+
+
+def test_a_source_is_drawn_with_the_root_of_its_duration(tmp_path):
+    for name, level, seconds in (("large", 0.5, 16), ("small", 0.25, 1)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "x.wav", np.full(seconds * 16_000, level), 16_000)
+    folder = AudioFolder(str(tmp_path))
+    drawn = [folder.crop(np.random.default_rng(seed), 100).max() > 0.4 for seed in range(500)]
+    assert np.mean(drawn) == pytest.approx(4 / 5, abs=0.06)
+
+
+def test_a_target_with_a_floor_is_speech_and_noise_so_much_lower(folders):
+    options = {"crop_samples": 8000, "noise_only": 0.0}
+    noisy, clean = Mixer(*folders, MixOptions(**options)).pair(np.random.default_rng(5))
+    _, floored = Mixer(*folders, MixOptions(**options, floor_db=20)).pair(np.random.default_rng(5))
+    np.testing.assert_allclose(floored, clean + 0.1 * (noisy - clean), atol=1e-5)
+    with pytest.raises(OptionError, match="floor_db"):
+        MixOptions(floor_db=-3)
+
+
+def test_a_changing_level_is_in_the_target_too_and_changing_noise_is_not(tmp_path):
+    soundfile.write(tmp_path / "tone.wav", np.sin(np.arange(160_000) * 0.5), 16_000)
+    tones = AudioFolder(str(tmp_path))
+    plain = {"speech_eq": 0.0, "noise_eq": 0.0, "crop_samples": 32_000}
+    x, target = Mixer(tones, tones, MixOptions(**plain, level_change=1.0)).speech(np.random.default_rng(1))
+    assert np.array_equal(x, target)
+    blocks = [rms(b) for b in np.split(x, 20)]
+    assert 1.5 < max(blocks) / min(blocks) < 10.1
+    steady = Mixer(tones, tones, MixOptions(**plain, real_noise=1.0)).one_noise(np.random.default_rng(1))
+    changing = Mixer(tones, tones, MixOptions(**plain, real_noise=1.0, noise_change=1.0)).one_noise(
+        np.random.default_rng(1)
+    )
+    assert rms(np.array([rms(b) for b in np.split(steady, 20)]) - 1) < 0.05
+    assert max(rms(b) for b in np.split(changing, 20)) > 1.2
+
+
+def test_a_wandering_gain_stays_in_its_range():
+    for seed in range(20):
+        gain = wandering_gain(np.random.default_rng(seed), 1000, 20)
+        assert gain.shape == (1000,) and 0.0999 < gain.min() < gain.max() <= 1.0
+
+
+def test_a_hall_without_direct_sound_gets_some_and_a_room_is_left_alone():
+    rng = np.random.default_rng(0)
+    hall = (rng.standard_normal(8000) * np.exp(-np.arange(8000) / 2000)).astype(np.float32)
+    changed = with_direct_sound(rng, hall)
+    peak = int(np.argmax(np.abs(hall)))
+    assert np.argmax(np.abs(changed)) == peak and changed[peak] == 1.0
+    others = np.delete(changed, peak)
+    assert 0.99 < 1 / np.sum(np.square(others)) < 10 ** (12.1 / 10)
+    room = np.zeros(100, np.float32)
+    room[[0, 50]] = 1.0, 0.5
+    assert with_direct_sound(rng, room) is room

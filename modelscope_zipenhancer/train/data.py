@@ -18,7 +18,15 @@ from ..audio import FORMATS
 from ..config import SAMPLE_RATE
 from ..errors import AudioError, AudioNotFoundError, OptionError
 from ..pairs import SILENCE, find_pairs
-from .generate import VOICES, equalise, generated_noise, generated_response, rms
+from .generate import (
+    VOICES,
+    equalise,
+    generated_noise,
+    generated_response,
+    rms,
+    wandering_gain,
+    with_direct_sound,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +43,10 @@ PROBABILITIES = (
     "speed",
     "backwards",
     "reverb",
+    "real_room",
     "clip",
+    "level_change",
+    "noise_change",
 )
 
 
@@ -53,14 +64,18 @@ class MixOptions:
     clean_only: float = 0.03  # nearly no noise: teaches to leave clean speech alone
     noise_only: float = 0.05  # no speech: teaches to leave nothing of a pause
     real_noise: float = 0.5  # a recording, else a generator
-    second_noise: float = 0.3  # one more noise on top, of either kind
+    second_noise: float = 0.3  # one more noise on top, of either kind; and with the same odds a third
     speech_speed: float = 0.0  # speech played 0.85 to 1.2 times as fast (VOICES), in the target too
     speech_eq: float = 0.3  # a random equaliser on the speech, in the target too
     noise_eq: float = 0.6
     speed: float = 0.5  # a recording of noise played 0.6 to 1.7 times as fast
     backwards: float = 0.3  # or from its end to its start
     reverb: float = 0.0  # speech in a room; the target has its first 50 ms
+    real_room: float = 0.7  # of impulse_responses, else a generated one
     clip: float = 0.0  # the mixture cut off at 2 to 8 dB over its RMS; the target isn't
+    level_change: float = 0.0  # the speech's level wanders by up to 20 dB, in the target too
+    noise_change: float = 0.0  # the noise comes and goes, by up to 30 dB
+    floor_db: float | None = None  # the noise stays in the target, turned down by so much; None: it goes
 
     def __post_init__(self):
         _check_crop(self.crop_samples)
@@ -72,6 +87,9 @@ class MixOptions:
         numbers = isinstance(snr, (tuple, list)) and all(isinstance(x, (int, float)) for x in snr)
         if not (numbers and len(snr) == 2 and snr[0] <= snr[1]):
             raise OptionError(f"snr_db is {snr!r}, expected the lowest and the highest, in dB")
+        floor = self.floor_db
+        if not (floor is None or (isinstance(floor, (int, float)) and floor > 0)):
+            raise OptionError(f"floor_db is {floor!r}, expected by how many dB noise is turned down, or null")
 
 
 class _Batches:
@@ -87,8 +105,10 @@ class _Batches:
 class AudioFolder:
     """The recordings below a folder; crops are read from disk when drawn.
 
-    A file that can't be opened is named in a warning and left out. Raises AudioNotFoundError if there
-    is no audio, AudioError if none of it can be opened.
+    A subfolder is a source. A source is drawn with the root of its duration, so that a large one doesn't
+    drown the others, and a recording of it with its duration. A file that can't be opened is named in a
+    warning and left out. Raises AudioNotFoundError if there is no audio, AudioError if none of it can be
+    opened.
     """
 
     def __init__(self, folder: str):
@@ -110,12 +130,37 @@ class AudioFolder:
             raise AudioError(
                 f"none of the {len(found)} recordings below {folder!r} can be opened: replace them"
             )
+        sources = {}  # {subfolder: [(path, frames, sample rate)]}
+        for file in self.files:
+            sources.setdefault(os.path.relpath(os.path.dirname(file[0]), folder), []).append(file)
+        self._sources = list(sources.values())
+        seconds = [np.array([frames / rate for _, frames, rate in files]) for files in self._sources]
+        self._file_odds = [x / x.sum() for x in seconds]
+        roots = np.sqrt([x.sum() for x in seconds])
+        self._source_odds = roots / roots.sum()
 
     def crop(self, rng: np.random.Generator, samples: int, speed: float = 1.0) -> np.ndarray:
-        """A random stretch of a random recording, zero-padded if it is shorter."""
-        path, frames, rate = self.files[rng.integers(len(self.files))]
-        start, wanted = _place(rng, frames, rate * speed, samples)
-        return _read(path, start, wanted, rate * speed, samples)
+        """A random stretch of a random recording.
+
+        Shorter recordings follow one another, of one source, with pauses of up to half a second between.
+        """
+        source = rng.choice(len(self._sources), p=self._source_odds)
+        x, filled = np.zeros(samples, np.float32), 0
+        while filled < samples:
+            path, frames, rate = self._sources[source][
+                rng.choice(len(self._file_odds[source]), p=self._file_odds[source])
+            ]
+            whole = int(np.ceil(frames * SAMPLE_RATE / (rate * speed)))
+            if not filled and whole >= samples:
+                start, wanted = _place(rng, frames, rate * speed, samples)
+                return _read(path, start, wanted, rate * speed, samples)
+            filled += int(rng.integers(SAMPLE_RATE // 2))
+            length = min(whole, samples - filled)
+            if length > 0:
+                wanted = int(np.ceil(length * rate * speed / SAMPLE_RATE))
+                x[filled : filled + length] = _read(path, 0, wanted, rate * speed, length)
+            filled += whole
+        return x
 
     def whole(self, rng: np.random.Generator) -> np.ndarray:
         """A random recording from start to end; AudioError if it is silent."""
@@ -184,7 +229,7 @@ class PairFolder(_Batches):
 class Mixer(_Batches):
     """Draws (noisy, clean) pairs of `options.crop_samples`, scaled so that noisy has unit RMS.
 
-    impulse_responses: what rooms are drawn from; without it they are generated.
+    impulse_responses: what `real_room` of the rooms are drawn from; the others are generated.
     """
 
     def __init__(
@@ -206,6 +251,8 @@ class Mixer(_Batches):
                 break
         if rng.random() < self.options.speech_eq:
             x = equalise(rng, x)
+        if rng.random() < self.options.level_change:
+            x = x * wandering_gain(rng, len(x), 20)
         return self.in_a_room(rng, x) if rng.random() < self.options.reverb else (x, x)
 
     def in_a_room(self, rng: np.random.Generator, x: np.ndarray) -> tuple:
@@ -214,8 +261,8 @@ class Mixer(_Batches):
         The second is the usual target of enhancement: late reflections go, early ones stay. The direct
         sound is the response's highest peak; it comes when x does, at x's level.
         """
-        if self.impulse_responses:
-            response = self.impulse_responses.whole(rng)
+        if self.impulse_responses and rng.random() < self.options.real_room:
+            response = with_direct_sound(rng, self.impulse_responses.whole(rng))
         else:
             response = generated_response(rng, rng.uniform(0.1, 0.8))
         direct = int(np.argmax(np.abs(response)))
@@ -234,6 +281,8 @@ class Mixer(_Batches):
             x = generated_noise(rng, o.crop_samples, self.clean)
         if rng.random() < o.noise_eq:
             x = equalise(rng, x)
+        if rng.random() < o.noise_change:
+            x = x * wandering_gain(rng, len(x), 30)
         return x / (rms(x) + 1e-8)
 
     def pair(self, rng: np.random.Generator) -> tuple:
@@ -242,11 +291,14 @@ class Mixer(_Batches):
         if rng.random() < o.noise_only:
             heard = clean = np.zeros(o.crop_samples)
         else:
-            if rng.random() < o.second_noise:
-                noise = noise + self.one_noise(rng) * rng.uniform(0.1, 1.0)
+            for _ in range(2):
+                if rng.random() < o.second_noise:
+                    noise = noise + self.one_noise(rng) * rng.uniform(0.1, 1.0)
             snr = 40.0 if rng.random() < o.clean_only else rng.uniform(*o.snr_db)
             noise = noise * (rms(heard) / (rms(noise) + 1e-8) / 10 ** (snr / 20))
         noisy = heard + noise
+        if o.floor_db is not None:
+            clean = clean + noise * 10 ** (-o.floor_db / 20)
         if rng.random() < o.clip:
             limit = rms(noisy) * 10 ** (rng.uniform(2, 8) / 20)
             noisy = np.clip(noisy, -limit, limit)

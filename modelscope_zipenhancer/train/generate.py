@@ -41,6 +41,29 @@ def generated_response(rng: np.random.Generator, rt60: float, ratio_db: tuple = 
     return tail.astype(np.float32)
 
 
+def with_direct_sound(rng: np.random.Generator, response: np.ndarray) -> np.ndarray:
+    """A recorded response (samples,) whose direct sound is at least as strong as all reflections.
+
+    Those of halls and of echo effects hold little direct sound or none: a speaker near the microphone is
+    put in front, 0 to 12 dB above the reflections. The direct sound is the highest peak and 1 ms around it.
+    """
+    peak, around = int(np.argmax(np.abs(response))), SAMPLE_RATE // 1000
+    tail = response.astype(np.float64)
+    tail[max(0, peak - around) : peak + around] = 0.0
+    direct, reflected = np.sum(np.square(response)) - np.sum(np.square(tail)), np.sum(np.square(tail))
+    if direct >= reflected:
+        return response
+    tail /= np.sqrt(reflected) * 10 ** (rng.uniform(0, 12) / 20)
+    tail[peak] = 1.0
+    return tail.astype(np.float32)
+
+
+def wandering_gain(rng: np.random.Generator, samples: int, range_db: float) -> np.ndarray:
+    """(samples,) of a gain that goes through two to five random levels, from -range_db to 0 dB."""
+    levels = rng.uniform(-range_db, 0, rng.integers(2, 6))
+    return 10 ** (np.interp(np.linspace(0, len(levels) - 1, samples), np.arange(len(levels)), levels) / 20)
+
+
 def generated_noise(rng: np.random.Generator, samples: int, speech) -> np.ndarray:
     """(samples,) of one of KINDS, white to brown if coloured; unit RMS by and large.
 
