@@ -21,9 +21,9 @@ from speed import network, variant
 from modelscope_zipenhancer.backend import TorchBackend
 from modelscope_zipenhancer.card import flops_per_second
 from modelscope_zipenhancer.checkpoint import load_model
-from modelscope_zipenhancer.config import SAMPLE_RATE
 from modelscope_zipenhancer.device import DeviceNetwork
 from modelscope_zipenhancer.enhancer import Enhancer, find_model
+from modelscope_zipenhancer.names import SAMPLE_RATE
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy_speech.wav"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

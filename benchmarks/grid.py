@@ -13,9 +13,10 @@ import numpy as np
 from pesq import pesq
 
 from modelscope_zipenhancer import audio
-from modelscope_zipenhancer.engine import SAMPLE_RATE, Grid, StreamingSession, enhance
+from modelscope_zipenhancer.engine import Grid, StreamingSession, enhance
 from modelscope_zipenhancer.enhancer import Enhancer
 from modelscope_zipenhancer.measures import si_sdr
+from modelscope_zipenhancer.names import SAMPLE_RATE
 
 SECONDS = 30
 GRIDS = {  # window, past, ahead, fade in seconds

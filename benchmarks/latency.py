@@ -10,9 +10,9 @@ from grid import arguments, recordings
 from pesq import pesq
 from pystoi import stoi
 
-from modelscope_zipenhancer.engine import SAMPLE_RATE
 from modelscope_zipenhancer.enhancer import Enhancer
 from modelscope_zipenhancer.measures import si_sdr
+from modelscope_zipenhancer.names import SAMPLE_RATE
 
 STREAMS = (  # chunk, past, ahead in ms
     (2000, 750, 200),

@@ -32,9 +32,10 @@ from modelscope_zipenhancer.backend import TorchBackend
 from modelscope_zipenhancer.card import flops_per_second
 from modelscope_zipenhancer.checkpoint import load_model
 from modelscope_zipenhancer.config import ModelConfig
-from modelscope_zipenhancer.engine import ONE_PASS, SAMPLE_RATE, enhance
+from modelscope_zipenhancer.engine import ONE_PASS, enhance
 from modelscope_zipenhancer.enhancer import find_model
 from modelscope_zipenhancer.model import ZipEnhancer
+from modelscope_zipenhancer.names import SAMPLE_RATE
 
 VARIANTS = ("built-in", "onnx", "readable", "fast")
 

@@ -16,8 +16,8 @@ runs at every start of the interpreter.
 import os
 import sys
 
-TASK = "acoustic-noise-suppression"  # as in config.py, whose import takes longer than all of this
-NAME = "speech_zipenhancer_ans_multiloss_16k_base"
+from .names import CONFIG_FILE, MODEL_TYPE, TASK, WEIGHTS_FILE
+
 PLUGIN = f"{__package__}.plugin"
 REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in plugin.py
     "modelscope.models.builder": ("MODELS", "ZipEnhancerModel"),
@@ -59,7 +59,7 @@ def register_classes() -> None:
         registry_name, class_name = REGISTRIES[builder]
         if cls := getattr(plugin, class_name, None):
             registry = getattr(sys.modules[builder], registry_name)
-            registry.register_module(TASK, NAME, module_cls=cls, force=True)
+            registry.register_module(TASK, MODEL_TYPE, module_cls=cls, force=True)
 
 
 class _Finder:
@@ -104,17 +104,17 @@ def _redirect(registry):
 
     lazy = LazyImportModule  # 1.20 has the index as an attribute
     index = (lazy.get_ast_index() if hasattr(lazy, "get_ast_index") else lazy.AST_INDEX)["index"]
-    key = (registry.name.upper(), TASK, NAME)
+    key = (registry.name.upper(), TASK, MODEL_TYPE)
     entry = index.get(key)
     index[key] = {"module": PLUGIN, "filepath": __file__, "imports": []}
 
     register = registry._register_module
     group = registry.modules.setdefault(TASK, {})
-    builtin = group.pop(NAME, None)
+    builtin = group.pop(MODEL_TYPE, None)
 
     def guarded(group_key="default", module_name=None, module_cls=None, force=False):
         nonlocal builtin
-        if (group_key, module_name) == (TASK, NAME) and module_cls.__module__ != PLUGIN:
+        if (group_key, module_name) == (TASK, MODEL_TYPE) and module_cls.__module__ != PLUGIN:
             builtin = module_cls
             builtin.group_key = group_key  # as registering it would
         else:
@@ -127,9 +127,9 @@ def _redirect(registry):
         index.pop(key)
         if entry is not None:
             index[key] = entry
-        group.pop(NAME, None)
+        group.pop(MODEL_TYPE, None)
         if builtin is not None:
-            group[NAME] = builtin
+            group[MODEL_TYPE] = builtin
 
     return undo
 
@@ -166,11 +166,11 @@ def _cached(model):
 
     try:
         folder = snapshot_download(model, local_files_only=True)
-        with open(os.path.join(folder, "configuration.json"), encoding="utf-8") as file:
-            ours = json.load(file)["pipeline"]["type"] == NAME
+        with open(os.path.join(folder, CONFIG_FILE), encoding="utf-8") as file:
+            ours = json.load(file)["pipeline"]["type"] == MODEL_TYPE
     except Exception:  # not in the cache, no id at all, another kind of model
         return None
-    return folder if ours and os.path.exists(os.path.join(folder, "pytorch_model.bin")) else None
+    return folder if ours and os.path.exists(os.path.join(folder, WEIGHTS_FILE)) else None
 
 
 def _log(text: str) -> None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .audio import BLOCK, SAMPLE_RATE, resample
+from .audio import BLOCK, resample
+from .names import SAMPLE_RATE
 from .streaming import fit
 
 WINDOW = 512  # 32 ms at 16 kHz, Hann

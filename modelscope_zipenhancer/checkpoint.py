@@ -5,10 +5,11 @@ import os
 import torch
 from torch import Tensor
 
-from .config import WEIGHTS_FILE, ModelConfig
+from .config import ModelConfig
 from .errors import CheckpointError, ModelNotFoundError
 from .files import replacing
 from .model import ZipEnhancer
+from .names import WEIGHTS_FILE
 
 
 def load_model(model_dir: str, device: str = "cpu") -> ZipEnhancer:

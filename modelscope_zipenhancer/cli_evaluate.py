@@ -9,9 +9,9 @@ import tempfile
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
 from .evaluate import MEASURES, Report, changes, evaluate_pairs, table, write_csv
 from .files import make_folder
+from .names import SAMPLE_RATE
 from .pairs import find_pairs, mix_pairs
 
 

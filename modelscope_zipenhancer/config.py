@@ -9,12 +9,7 @@ import os
 from dataclasses import dataclass
 
 from .errors import ConfigError, ModelNotFoundError
-
-MODEL_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"
-SAMPLE_RATE = 16000  # Hz, of every ZipEnhancer network
-TASK = "acoustic-noise-suppression"
-CONFIG_FILE = "configuration.json"
-WEIGHTS_FILE = "pytorch_model.bin"
+from .names import CONFIG_FILE, MODEL_TYPE, TASK
 
 
 @dataclass(frozen=True)

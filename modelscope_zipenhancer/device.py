@@ -9,8 +9,8 @@ import logging
 import torch
 from torch import Tensor
 
-from .config import SAMPLE_RATE
 from .model import ZipEnhancer, at_unit_rms, mag_pha_istft, mag_pha_stft
+from .names import SAMPLE_RATE
 from .pool import Pool
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import numpy as np
 from . import audio, engine
 from .bandwidth import with_high_band
 from .errors import ModelNotFoundError, OptionError
+from .names import HUB_ID, SAMPLE_RATE
 from .streaming import AHEAD_MS, CHUNK_MS, PAST_MS, Stream, check_rate, fit, stream_grid
 
 MODELS = Path(__file__).parent / "models"  # bundled, by name
-HUB_ID = "damo/speech_zipenhancer_ans_multiloss_16k_base"
 BACKENDS = ("torch",)
 BANDWIDTHS = ("low", "full")
 
@@ -37,7 +37,7 @@ class Enhancer:
     progress: called as progress(samples done, samples), of all channels at 16 kHz.
     """
 
-    sample_rate = audio.SAMPLE_RATE  # of the network
+    sample_rate = SAMPLE_RATE  # of the network
 
     def __init__(self, backend):
         """backend: float32 (batch, samples) at 16 kHz[, gain (batch,)] -> the same shape and level."""
@@ -155,7 +155,7 @@ class Enhancer:
         chunk_ms: float = CHUNK_MS,
         past_ms: float = PAST_MS,
         ahead_ms: float = AHEAD_MS,
-        sample_rate: int = audio.SAMPLE_RATE,
+        sample_rate: int = SAMPLE_RATE,
         channels: int = 1,
         strength: float | None = None,
     ) -> Stream:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
 from .errors import AudioError, AudioNotFoundError, OutputError, ZipEnhancerError
 from .files import make_folder, replacing
 from .measures import (
@@ -31,6 +30,7 @@ from .measures import (
     si_sdr,
     stoi,
 )
+from .names import SAMPLE_RATE
 from .pairs import Failure, Pair, load_signals, note_failure
 
 # key: (heading, decimals); higher is better in all

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import audio
-from .audio import SAMPLE_RATE
 from .errors import AudioError, AudioNotFoundError
 from .files import make_folder
+from .names import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from . import audio, engine
 from .activate import register_classes
 from .backend import TorchBackend
 from .checkpoint import load_weights, save_weights
-from .config import TASK, WEIGHTS_FILE, ModelConfig, model_dir_configuration
+from .config import ModelConfig, model_dir_configuration
 from .model import ZipEnhancer, unit_rms_gain
+from .names import SAMPLE_RATE, TASK, WEIGHTS_FILE
 
 ACTIVE_LEVEL = 10 ** (-25 / 20)  # RMS that audio_norm gives to the louder parts, -25 dBFS
 BLOCK = 1 << 20  # samples that are in float64 at a time: an hour is never float64 as a whole
@@ -91,7 +92,7 @@ class ZipEnhancerPipeline(Pipeline):
     """
 
     group_key = TASK
-    SAMPLE_RATE = audio.SAMPLE_RATE
+    SAMPLE_RATE = SAMPLE_RATE  # callers of ModelScope's own read it here
 
     def __init__(
         self, model, level="modelscope", stitch="crossfade", precision="fp32", compile=False, **kwargs
@@ -135,7 +136,7 @@ class ZipEnhancerPipeline(Pipeline):
         Returns 'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
         """
         x, rate = audio.read(inputs, sample_rate)
-        x = audio.resample(audio.to_mono(x), rate, self.SAMPLE_RATE)
+        x = audio.resample(audio.to_mono(x), rate, SAMPLE_RATE)
         first, second = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB
         mine = not hasattr(inputs, "shape") and x.dtype == np.float32
@@ -165,7 +166,7 @@ class ZipEnhancerPipeline(Pipeline):
     def postprocess(self, inputs: dict, output_path: str = None) -> dict:
         """Write 'output_pcm' to output_path if there is one; its suffix names the format."""
         if output_path is not None:
-            audio.write(output_path, np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16), self.SAMPLE_RATE)
+            audio.write(output_path, np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16), SAMPLE_RATE)
         return inputs
 
 

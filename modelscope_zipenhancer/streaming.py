@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 import soxr
 
-from .engine import SAMPLE_RATE, Grid, StreamingSession
+from .engine import Grid, StreamingSession
 from .errors import AudioError, OptionError
+from .names import SAMPLE_RATE
 
 # The default grid: a window of 2 s every second.
 CHUNK_MS = 1000.0  # new audio in a step

@@ -15,14 +15,9 @@ import soundfile
 import torch
 
 from modelscope_zipenhancer.checkpoint import save_weights
-from modelscope_zipenhancer.config import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    ModelConfig,
-    StackConfig,
-    model_dir_configuration,
-)
+from modelscope_zipenhancer.config import ModelConfig, StackConfig, model_dir_configuration
 from modelscope_zipenhancer.model import ZipEnhancer
+from modelscope_zipenhancer.names import CONFIG_FILE, WEIGHTS_FILE
 
 SMALL = ModelConfig(
     channels=8,

@@ -6,19 +6,11 @@ import sysconfig
 
 import pytest
 import soundfile
-from conftest import noisy_speech
+from conftest import ROOT, noisy_speech
 
-from modelscope_zipenhancer import config
-from modelscope_zipenhancer.activate import (
-    NAME,
-    TASK,
-    activate,
-    deactivate,
-    install_pth,
-    pth_path,
-    remove_pth,
-)
+from modelscope_zipenhancer.activate import activate, deactivate, install_pth, pth_path, remove_pth
 from modelscope_zipenhancer.errors import OutputError
+from modelscope_zipenhancer.names import CONFIG_FILE, MODEL_TYPE, TASK
 
 # What a program finds; with `ours`, "ours" for each, and librosa, which only the built-in imports, unloaded.
 REPORT = """
@@ -76,7 +68,9 @@ def test_the_package_lists_what_it_offers_and_loads_it_when_asked():
 
 
 def test_the_names_are_those_of_the_configuration():
-    assert (TASK, NAME) == (config.TASK, config.MODEL_TYPE)
+    configuration = json.loads((ROOT / CONFIG_FILE).read_text())
+    assert configuration["task"] == TASK
+    assert configuration["pipeline"]["type"] == configuration["model"]["type"] == MODEL_TYPE
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import soxr
 from scipy.signal import fftconvolve
 
 from ..audio import FORMATS
-from ..config import SAMPLE_RATE
 from ..errors import AudioError, AudioNotFoundError, OptionError
+from ..names import SAMPLE_RATE
 from ..pairs import SILENCE, find_pairs
 from .generate import (
     VOICES,

@@ -6,7 +6,7 @@ Every draw comes from a numpy Generator that the caller passes. Waveforms are (s
 import numpy as np
 from scipy.signal import fftconvolve
 
-from ..config import SAMPLE_RATE
+from ..names import SAMPLE_RATE
 
 VOICES = 0.85, 1.2  # how fast speech is played, to make voices of other pitch and size
 KINDS = {"coloured": 0.2, "babble": 0.45, "hum": 0.05, "band": 0.14, "hits": 0.16}  # how often each

@@ -20,10 +20,11 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import load_model, save_weights
-from ..config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, model_dir_configuration
+from ..config import ModelConfig, model_dir_configuration
 from ..errors import CheckpointError
 from ..files import replacing
 from ..model import ZipEnhancer, mag_pha_istft, mag_pha_stft
+from ..names import CONFIG_FILE, WEIGHTS_FILE
 from . import losses
 from .config import TrainOptions
 from .optim import ScaledAdam, eden

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import SAMPLE_RATE
+from ..names import SAMPLE_RATE
 
 
 def magnitude_loss(mag: Tensor, target: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ import numpy as np
 
 from .. import audio
 from ..backend import TorchBackend
-from ..config import SAMPLE_RATE
 from ..enhancer import Enhancer
 from ..evaluate import evaluate_pairs
 from ..files import make_folder
+from ..names import SAMPLE_RATE
 from ..pairs import mix_pairs
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,8 @@
+"""Facts that several floors of the package share. Imports nothing."""
+
+SAMPLE_RATE = 16000  # Hz, of every ZipEnhancer network
+TASK = "acoustic-noise-suppression"  # ModelScope's name of it
+MODEL_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"  # in ModelScope's registries and configuration.json
+HUB_ID = f"damo/{MODEL_TYPE}"  # of the released weights
+CONFIG_FILE = "configuration.json"  # of a ModelScope model dir, as is the next
+WEIGHTS_FILE = "pytorch_model.bin"
