@@ -18,12 +18,12 @@ import torch
 from limit import peaks, seconds
 from speed import network, variant
 
-from modelscope_zipenhancer.backend import TorchBackend
-from modelscope_zipenhancer.card import flops_per_second
-from modelscope_zipenhancer.checkpoint import load_model
-from modelscope_zipenhancer.device import DeviceNetwork
 from modelscope_zipenhancer.enhancer import Enhancer, find_model
 from modelscope_zipenhancer.names import SAMPLE_RATE
+from modelscope_zipenhancer.network.checkpoint import load_model
+from modelscope_zipenhancer.network.summary import flops_per_second
+from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
+from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy_speech.wav"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

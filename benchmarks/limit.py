@@ -13,9 +13,9 @@ import time
 import torch
 from torch.nn import functional as F
 
-from modelscope_zipenhancer.card import describe, flops_per_second
-from modelscope_zipenhancer.config import ModelConfig
-from modelscope_zipenhancer.model import ZipEnhancer
+from modelscope_zipenhancer.network.config import ModelConfig
+from modelscope_zipenhancer.network.summary import describe, flops_per_second
+from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 
 PRODUCTS = ((1024, 1024, 1024), (16384, 64, 256), (16384, 256, 64), (4096, 64, 64))
 REPEATS = 30

@@ -41,8 +41,8 @@ def model_dir(name: str, folder: Path) -> str:
         return find_model(name)
     import torch
 
-    from modelscope_zipenhancer.config import ModelConfig
-    from modelscope_zipenhancer.model import ZipEnhancer
+    from modelscope_zipenhancer.network.config import ModelConfig
+    from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
     from modelscope_zipenhancer.train.loop import save_model_dir
 
     torch.manual_seed(0)

@@ -28,14 +28,14 @@ import numpy as np
 import torch
 from limit import peaks
 
-from modelscope_zipenhancer.backend import TorchBackend
-from modelscope_zipenhancer.card import flops_per_second
-from modelscope_zipenhancer.checkpoint import load_model
-from modelscope_zipenhancer.config import ModelConfig
 from modelscope_zipenhancer.engine import ONE_PASS, enhance
 from modelscope_zipenhancer.enhancer import find_model
-from modelscope_zipenhancer.model import ZipEnhancer
 from modelscope_zipenhancer.names import SAMPLE_RATE
+from modelscope_zipenhancer.network.checkpoint import load_model
+from modelscope_zipenhancer.network.config import ModelConfig
+from modelscope_zipenhancer.network.summary import flops_per_second
+from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
+from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 VARIANTS = ("built-in", "onnx", "readable", "fast")
 

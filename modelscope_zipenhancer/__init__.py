@@ -18,7 +18,7 @@ def __getattr__(name):
 
         return Enhancer
     if name == "load_model":
-        from .checkpoint import load_model
+        from .network.checkpoint import load_model
 
         return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

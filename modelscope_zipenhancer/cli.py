@@ -88,7 +88,7 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
 
 
 def run_info(args) -> int:
-    from .card import describe
+    from .network.summary import describe
 
     card = describe(args.model)
     if args.json:

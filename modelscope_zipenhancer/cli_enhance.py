@@ -147,7 +147,7 @@ def enhanced(args, jobs: list):
     from . import batch
     from .engine import chunks_at_once
     from .enhancer import Enhancer
-    from .pool import AT_ONCE
+    from .runtime.batching import AT_ONCE
 
     load = (args.model, args.device, args.backend, args.precision)
     enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once

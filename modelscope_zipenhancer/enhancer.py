@@ -62,8 +62,8 @@ class Enhancer:
             raise OptionError(f"unknown backend {backend!r}, known are: {', '.join(BACKENDS)}")
         import torch
 
-        from .backend import TorchBackend
-        from .checkpoint import load_model
+        from .network.checkpoint import load_model
+        from .runtime.pytorch import TorchBackend
 
         folder = find_model(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,7 +126,7 @@ class Enhancer:
         """
         if engine.chunks_at_once(self.backend) == 1:
             return (self(source, sample_rate, **options) for source in sources)
-        from .pool import AT_ONCE, ahead
+        from .runtime.batching import AT_ONCE, ahead
 
         return ahead(lambda source: self(source, sample_rate, **options), sources, AT_ONCE)
 

@@ -15,11 +15,11 @@ from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 
 from . import audio, engine
 from .activate import register_classes
-from .backend import TorchBackend
-from .checkpoint import load_weights, save_weights
-from .config import ModelConfig, model_dir_configuration
-from .model import ZipEnhancer, unit_rms_gain
 from .names import SAMPLE_RATE, TASK, WEIGHTS_FILE
+from .network.checkpoint import load_weights, save_weights
+from .network.config import ModelConfig, model_dir_configuration
+from .network.zipenhancer import ZipEnhancer, unit_rms_gain
+from .runtime.pytorch import TorchBackend
 
 ACTIVE_LEVEL = 10 ** (-25 / 20)  # RMS that audio_norm gives to the louder parts, -25 dBFS
 BLOCK = 1 << 20  # samples that are in float64 at a time: an hour is never float64 as a whole

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 import torch
 
-from modelscope_zipenhancer.checkpoint import save_weights
-from modelscope_zipenhancer.config import ModelConfig, StackConfig, model_dir_configuration
-from modelscope_zipenhancer.model import ZipEnhancer
 from modelscope_zipenhancer.names import CONFIG_FILE, WEIGHTS_FILE
+from modelscope_zipenhancer.network.checkpoint import save_weights
+from modelscope_zipenhancer.network.config import ModelConfig, StackConfig, model_dir_configuration
+from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 
 SMALL = ModelConfig(
     channels=8,

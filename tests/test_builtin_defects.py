@@ -12,7 +12,7 @@ from modelscope.pipelines import pipeline
 from modelscope.utils.constant import Tasks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modelscope_zipenhancer.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import QUICK, seeded_model
 
-from modelscope_zipenhancer import backend as backend_module
-from modelscope_zipenhancer import device as device_module
-from modelscope_zipenhancer.backend import TorchBackend
-from modelscope_zipenhancer.device import DeviceNetwork
 from modelscope_zipenhancer.engine import Grid, enhance
 from modelscope_zipenhancer.errors import OptionError
+from modelscope_zipenhancer.runtime import gpu as device_module
+from modelscope_zipenhancer.runtime import pytorch as backend_module
+from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
+from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 SECOND = 16_000
 

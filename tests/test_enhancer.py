@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from modelscope_zipenhancer.checkpoint import load_model
 from modelscope_zipenhancer.enhancer import MODELS, Enhancer, find_model
 from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
+from modelscope_zipenhancer.network.checkpoint import load_model
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy_speech.wav"
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
@@ -27,7 +27,7 @@ def tiny():
 def test_a_bundled_model_is_small_and_5_times_cheaper_than_s(name):
     from torch.utils.flop_counter import FlopCounterMode
 
-    from modelscope_zipenhancer.model import ZipEnhancer
+    from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 
     model = load_model(find_model(name))
     assert sum(p.numel() for p in model.parameters()) <= 500_000

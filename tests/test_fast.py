@@ -11,16 +11,17 @@ import pytest
 import soundfile
 import torch
 
-from modelscope_zipenhancer import Enhancer, jobs
-from modelscope_zipenhancer.checkpoint import load_model
-from modelscope_zipenhancer.config import ModelConfig, StackConfig
+from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.enhancer import find_model
 from modelscope_zipenhancer.errors import OptionError
-from modelscope_zipenhancer.fast import FastNetwork
-from modelscope_zipenhancer.fast_conv import DenseBlock
-from modelscope_zipenhancer.fast_layer import FastLayer
-from modelscope_zipenhancer.fast_winograd import WinogradBlock, matrices
-from modelscope_zipenhancer.model import ZipEnhancer
+from modelscope_zipenhancer.network.checkpoint import load_model
+from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
+from modelscope_zipenhancer.runtime.cpu import threads as jobs
+from modelscope_zipenhancer.runtime.cpu.convolution import DenseBlock
+from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
+from modelscope_zipenhancer.runtime.cpu.winograd import WinogradBlock, matrices
+from modelscope_zipenhancer.runtime.cpu.zipformer_layer import FastLayer
 
 ROOT = Path(__file__).parents[1]
 
@@ -242,7 +243,7 @@ def test_any_number_of_torch_threads_gives_the_same_and_is_left_alone(tmp_path):
     threads = run(
         f"""
         import threading, torch
-        from modelscope_zipenhancer.fast import FastNetwork
+        from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
 
         form = FastNetwork(torch.load({str(tmp_path / "model.pt")!r}, weights_only=False))
         x = torch.rand(1, 201, 60), torch.rand(1, 201, 60)

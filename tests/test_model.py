@@ -9,13 +9,13 @@ from conftest import SMALL, seeded_model, write_model_dir
 from modelscope.models.audio.ans.zipenhancer import AttrDict
 from modelscope.models.audio.ans.zipenhancer import ZipEnhancer as BuiltIn
 
-from modelscope_zipenhancer import model as model_module
-from modelscope_zipenhancer.backend import TorchBackend
-from modelscope_zipenhancer.checkpoint import load_model, load_weights
-from modelscope_zipenhancer.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.errors import CheckpointError, ConfigError, ModelNotFoundError
-from modelscope_zipenhancer.fast import FastNetwork
-from modelscope_zipenhancer.model import ZipEnhancer, mag_pha_istft, mag_pha_stft
+from modelscope_zipenhancer.network import zipenhancer as model_module
+from modelscope_zipenhancer.network.checkpoint import load_model, load_weights
+from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer, mag_pha_istft, mag_pha_stft
+from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
+from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 SIZES = {
     "released S": ModelConfig(),

@@ -18,7 +18,7 @@ from modelscope.utils.audio.audio_utils import audio_norm
 from modelscope.utils.constant import Tasks
 
 from modelscope_zipenhancer import audio, errors, plugin
-from modelscope_zipenhancer.checkpoint import save_weights
+from modelscope_zipenhancer.network.checkpoint import save_weights
 
 SPEECH = noisy_speech(2.5)
 

@@ -11,9 +11,9 @@ import torch
 from conftest import QUICK, seeded_model
 
 from modelscope_zipenhancer import batch, cli
-from modelscope_zipenhancer.device import DeviceNetwork
 from modelscope_zipenhancer.enhancer import Enhancer
-from modelscope_zipenhancer.pool import AT_ONCE, Pool, ahead
+from modelscope_zipenhancer.runtime.batching import AT_ONCE, Pool, ahead
+from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
 
 PATIENCE = 60  # seconds, until a test that hangs has failed
 

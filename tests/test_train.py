@@ -10,8 +10,8 @@ import soundfile
 import torch
 from conftest import SMALL
 
-from modelscope_zipenhancer.checkpoint import load_model
-from modelscope_zipenhancer.model import mag_pha_stft
+from modelscope_zipenhancer.network.checkpoint import load_model
+from modelscope_zipenhancer.network.zipenhancer import mag_pha_stft
 from modelscope_zipenhancer.train import loop, losses
 from modelscope_zipenhancer.train.data import Mixer, MixOptions
 from modelscope_zipenhancer.train.loop import TrainOptions, learning_rate, train, training_losses
@@ -161,7 +161,7 @@ print(keep_freed_memory() == (platform.libc_ver()[0] == "glibc"), len(bytearray(
 
 
 def test_training_lowers_the_loss_on_one_batch(folders):
-    from modelscope_zipenhancer.model import ZipEnhancer
+    from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 
     torch.manual_seed(0)
     model = ZipEnhancer(SMALL).train()

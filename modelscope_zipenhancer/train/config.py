@@ -12,9 +12,9 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 
-from ..config import ModelConfig
 from ..enhancer import find_model
 from ..errors import ConfigError
+from ..network.config import ModelConfig
 from . import losses
 from .data import AudioFolder, Mixer, MixOptions, PairFolder
 

@@ -19,12 +19,12 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import load_model, save_weights
-from ..config import ModelConfig, model_dir_configuration
 from ..errors import CheckpointError
 from ..files import replacing
-from ..model import ZipEnhancer, mag_pha_istft, mag_pha_stft
 from ..names import CONFIG_FILE, WEIGHTS_FILE
+from ..network.checkpoint import load_model, save_weights
+from ..network.config import ModelConfig, model_dir_configuration
+from ..network.zipenhancer import ZipEnhancer, mag_pha_istft, mag_pha_stft
 from . import losses
 from .config import TrainOptions
 from .optim import ScaledAdam, eden

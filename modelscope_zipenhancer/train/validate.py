@@ -6,12 +6,12 @@ import os
 import numpy as np
 
 from .. import audio
-from ..backend import TorchBackend
 from ..enhancer import Enhancer
 from ..evaluate import evaluate_pairs
 from ..files import make_folder
 from ..names import SAMPLE_RATE
 from ..pairs import mix_pairs
+from ..runtime.pytorch import TorchBackend
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fast_conv import SLICE_FLOATS, NormAct, moments
-from .jobs import Jobs, Scratch
+from .convolution import SLICE_FLOATS, NormAct, moments
+from .threads import Jobs, Scratch
 
 OUTPUTS, TAPS = 4, 3
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials are multiplied

@@ -3,14 +3,14 @@
 import hashlib
 import os
 
-from .enhancer import find_model
-from .names import WEIGHTS_FILE
+from ..enhancer import find_model
+from ..names import WEIGHTS_FILE
 
 
 def describe(name: str = "tiny") -> dict:
     """{what: value} of a model that `Enhancer.from_pretrained` knows; raises as that does."""
+    from ..names import SAMPLE_RATE
     from .checkpoint import load_model
-    from .names import SAMPLE_RATE
 
     folder = find_model(name)
     path = os.path.join(folder, WEIGHTS_FILE)
@@ -39,8 +39,8 @@ def flops_per_second(model) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from .model import HOP_LENGTH, N_FFT
-    from .names import SAMPLE_RATE
+    from ..names import SAMPLE_RATE
+    from .zipenhancer import HOP_LENGTH, N_FFT
 
     device = next(model.parameters()).device
     frames = torch.rand(1, N_FFT // 2 + 1, 4 * SAMPLE_RATE // HOP_LENGTH, device=device)

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from .device import BATCH, DeviceNetwork
-from .errors import OptionError
-from .fast import FastNetwork
-from .model import ZipEnhancer
+from ..errors import OptionError
+from ..network.zipenhancer import ZipEnhancer
+from .cpu.network import FastNetwork
+from .gpu import BATCH, DeviceNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

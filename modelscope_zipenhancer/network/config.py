@@ -8,8 +8,8 @@ import json
 import os
 from dataclasses import dataclass
 
-from .errors import ConfigError, ModelNotFoundError
-from .names import CONFIG_FILE, MODEL_TYPE, TASK
+from ..errors import ConfigError, ModelNotFoundError
+from ..names import CONFIG_FILE, MODEL_TYPE, TASK
 
 
 @dataclass(frozen=True)

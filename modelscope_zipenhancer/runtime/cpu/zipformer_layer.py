@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .jobs import Jobs, Scratch
-from .zipformer import RelativePositions
+from ...network.zipformer import RelativePositions
+from .threads import Jobs, Scratch
 
 HIDDEN_FLOATS = 660_000  # of the widest activation of a slice: 2000 tokens of S
 SCORE_FLOATS = 1_000_000  # of the attention weights of a slice, unless a single sequence has more

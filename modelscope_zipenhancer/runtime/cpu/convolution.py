@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .jobs import Jobs, Scratch
+from .threads import Jobs, Scratch
 
 CONV_FLOATS = 1_200_000  # inputs and outputs of one slice of a convolution
 SLICE_FLOATS = 200_000  # of one slice of an element-wise pass: the second-level cache

@@ -9,9 +9,9 @@ import logging
 import torch
 from torch import Tensor
 
-from .model import ZipEnhancer, at_unit_rms, mag_pha_istft, mag_pha_stft
-from .names import SAMPLE_RATE
-from .pool import Pool
+from ..names import SAMPLE_RATE
+from ..network.zipenhancer import ZipEnhancer, at_unit_rms, mag_pha_istft, mag_pha_stft
+from .batching import Pool
 
 logger = logging.getLogger(__name__)
 

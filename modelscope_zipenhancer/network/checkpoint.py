@@ -5,11 +5,11 @@ import os
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError, ModelNotFoundError
+from ..files import replacing
+from ..names import WEIGHTS_FILE
 from .config import ModelConfig
-from .errors import CheckpointError, ModelNotFoundError
-from .files import replacing
-from .model import ZipEnhancer
-from .names import WEIGHTS_FILE
+from .zipenhancer import ZipEnhancer
 
 
 def load_model(model_dir: str, device: str = "cpu") -> ZipEnhancer:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fast_conv import SLICE_FLOATS, Conv, DenseBlock, NormAct, SubPixelConv, convolve, normalize
-from .fast_layer import FastLayer
-from .fast_winograd import CHANNELS, WinogradBlock
-from .jobs import Jobs, Workspace
-from .model import COMPRESSION, HOP_LENGTH, N_FFT, ZipEnhancer, at_unit_rms, mag_pha_stft
+from ...network.zipenhancer import COMPRESSION, HOP_LENGTH, N_FFT, ZipEnhancer, at_unit_rms, mag_pha_stft
+from .convolution import SLICE_FLOATS, Conv, DenseBlock, NormAct, SubPixelConv, convolve, normalize
+from .threads import Jobs, Workspace
+from .winograd import CHANNELS, WinogradBlock
+from .zipformer_layer import FastLayer
 
 
 class FastNetwork:

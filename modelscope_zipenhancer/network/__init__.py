@@ -1,0 +1,1 @@
+"""The network: what it is, its weights, its signal. See docs/design.md for the floors."""

@@ -1,0 +1,1 @@
+"""What runs the network: backends behind one protocol (backend.py)."""

@@ -1,0 +1,1 @@
+"""The network arranged for inference on CPUs."""
