@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modelscope_zipenhancer import audio, cli_evaluate, evaluate, measures, pairs
+from modelscope_zipenhancer import audio, evaluate, measures, pairs
+from modelscope_zipenhancer.cli import evaluate as cli_evaluate
 from modelscope_zipenhancer.errors import (
     AudioError,
     AudioNotFoundError,

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 
-from . import __version__, cli_enhance
-from .cli_enhance import complain
+from . import __version__
+from .cli import enhance as cli_enhance
+from .cli.enhance import complain
 from .errors import OptionError, ZipEnhancerError
 
 EXIT_CODES = """exit codes:
@@ -70,8 +71,8 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
 
     for name, module, text in (
-        ("evaluate", "cli_evaluate", "measure how good the enhanced recordings are"),
-        ("train", "cli_train", "train a network, or fine-tune one"),
+        ("evaluate", "evaluate", "measure how good the enhanced recordings are"),
+        ("train", "train", "train a network, or fine-tune one"),
     ):
         command = commands.add_parser(name, help=text)
         if name in argv:  # else its imports would slow every command down

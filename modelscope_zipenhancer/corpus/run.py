@@ -19,9 +19,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from . import audio
-from .errors import AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
-from .files import make_folder
+from .. import audio
+from ..errors import AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
+from ..files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ def _start(load: tuple, processes: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from .enhancer import Enhancer
+    from ..enhancer import Enhancer
 
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     _enhancer = Enhancer.from_pretrained(*load)

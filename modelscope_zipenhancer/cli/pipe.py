@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from . import audio
-from .cli_enhance import complain, options
-from .enhancer import Enhancer
-from .errors import OptionError
+from .. import audio
+from ..enhancer import Enhancer
+from ..errors import OptionError
+from .enhance import complain, options
 
 BLOCK = 1 << 16  # bytes read at most at a time; less when less is there
 

@@ -6,10 +6,10 @@ import os
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .train import loop
-from .train.allocator import keep_freed_memory
-from .train.config import read_config
-from .train.validate import Validation
+from ..train import loop
+from ..train.allocator import keep_freed_memory
+from ..train.config import read_config
+from ..train.validate import Validation
 
 
 def add_arguments(parser) -> None:

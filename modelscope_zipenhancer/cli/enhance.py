@@ -6,8 +6,8 @@ import os
 import sys
 import time
 
-from . import __version__
-from .errors import OptionError, OutputError
+from .. import __version__
+from ..errors import OptionError, OutputError
 
 
 def add_arguments(parser) -> None:
@@ -69,7 +69,7 @@ def complain(problem, code: int) -> int:
 
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
-    from .enhancer import check_options
+    from ..enhancer import check_options
 
     check_options(args.sample_rate, args.strength, args.bandwidth)
     if args.jobs is not None and args.jobs < 1:
@@ -77,18 +77,19 @@ def run(args) -> int:
     if args.report:
         check_folder(args.report)
     if "-" in args.input or args.output == "-":
-        from .cli_pipe import run_pipe
+        from .pipe import run_pipe
 
         return run_pipe(args)
     if args.rate is not None:
         raise OptionError("--rate is for raw PCM on stdin: give - as the input")
     if args.plot:
-        from .plot import check_plot
+        from ..plot import check_plot
 
         check_plot(args.plot)
 
-    from . import audio, batch
-    from .files import make_folder
+    from .. import audio
+    from ..corpus import run as batch
+    from ..files import make_folder
 
     jobs = batch.find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
     if args.plot and len(jobs) > 1:
@@ -144,10 +145,10 @@ def enhanced(args, jobs: list):
     """Yield the results, with a progress bar on a terminal."""
     if not jobs:
         return
-    from . import batch
-    from .engine import chunks_at_once
-    from .enhancer import Enhancer
-    from .runtime.batching import AT_ONCE
+    from ..corpus import run as batch
+    from ..engine import chunks_at_once
+    from ..enhancer import Enhancer
+    from ..runtime.batching import AT_ONCE
 
     load = (args.model, args.device, args.backend, args.precision)
     enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
@@ -223,8 +224,8 @@ def header_seconds(path: str) -> float:
 
 
 def plot(path: str, result) -> None:
-    from . import audio
-    from .plot import save_plot
+    from .. import audio
+    from ..plot import save_plot
 
     before, before_rate = audio.read(result.source)
     after, after_rate = audio.read(result.output)
@@ -260,7 +261,7 @@ def summarize(args, results: list, total: int, spent: float, interrupted: bool, 
 
 def write_report(args, results: list, total: int, spent: float, interrupted: bool) -> None:
     """The JSON of --report."""
-    from .files import replacing
+    from ..files import replacing
 
     seconds = sum(result.seconds for result in results)
     counts = {status: sum(r.status == status for r in results) for status in ("done", "failed", "there")}
