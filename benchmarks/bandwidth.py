@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modelscope_zipenhancer import audio, bandwidth
-from modelscope_zipenhancer.enhancer import Enhancer
-from modelscope_zipenhancer.streaming import fit
+from modelscope_zipenhancer import audio
+from modelscope_zipenhancer.enhance import high_band as bandwidth
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
+from modelscope_zipenhancer.enhance.streaming import fit
 
 COLOURS = {"white": 0.0, "pink": -0.5, "hiss": 0.5}  # amplitude is proportional to frequency ** this
 

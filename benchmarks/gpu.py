@@ -18,7 +18,7 @@ import torch
 from limit import peaks, seconds
 from speed import network, variant
 
-from modelscope_zipenhancer.enhancer import Enhancer, find_model
+from modelscope_zipenhancer.enhance.enhancer import Enhancer, find_model
 from modelscope_zipenhancer.names import SAMPLE_RATE
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.summary import flops_per_second

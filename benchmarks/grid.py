@@ -13,9 +13,9 @@ import numpy as np
 from pesq import pesq
 
 from modelscope_zipenhancer import audio
-from modelscope_zipenhancer.engine import Grid, StreamingSession, enhance
-from modelscope_zipenhancer.enhancer import Enhancer
-from modelscope_zipenhancer.measures import si_sdr
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
+from modelscope_zipenhancer.enhance.overlap_add import Grid, StreamingSession, enhance
+from modelscope_zipenhancer.evaluate.measures import si_sdr
 from modelscope_zipenhancer.names import SAMPLE_RATE
 
 SECONDS = 30
@@ -30,7 +30,7 @@ GRIDS = {  # window, past, ahead, fade in seconds
 
 def recordings(clean_dir: str, noise_dir: str, count: int):
     """(noisy, clean) pairs of 30 s at 0, 5 and 10 dB; the second half 10 dB louder."""
-    from modelscope_zipenhancer.train.data import AudioFolder
+    from modelscope_zipenhancer.train.mixer import AudioFolder
 
     rng = np.random.default_rng(0)
     speech, noise = AudioFolder(clean_dir), AudioFolder(noise_dir)

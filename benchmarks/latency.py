@@ -10,8 +10,8 @@ from grid import arguments, recordings
 from pesq import pesq
 from pystoi import stoi
 
-from modelscope_zipenhancer.enhancer import Enhancer
-from modelscope_zipenhancer.measures import si_sdr
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
+from modelscope_zipenhancer.evaluate.measures import si_sdr
 from modelscope_zipenhancer.names import SAMPLE_RATE
 
 STREAMS = (  # chunk, past, ahead in ms

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from limit import peaks
 
-from modelscope_zipenhancer.engine import ONE_PASS, enhance
-from modelscope_zipenhancer.enhancer import find_model
+from modelscope_zipenhancer.enhance.enhancer import find_model
+from modelscope_zipenhancer.enhance.overlap_add import ONE_PASS, enhance
 from modelscope_zipenhancer.names import SAMPLE_RATE
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.config import ModelConfig

@@ -21,9 +21,9 @@ import numpy as np
 from grid import recordings
 
 from modelscope_zipenhancer.audio import pcm16
-from modelscope_zipenhancer.enhancer import Enhancer, find_model
+from modelscope_zipenhancer.enhance.enhancer import Enhancer, find_model
+from modelscope_zipenhancer.enhance.streaming import AHEAD_MS, CHUNK_MS, FADE_MS, PAST_MS
 from modelscope_zipenhancer.names import SAMPLE_RATE
-from modelscope_zipenhancer.streaming import AHEAD_MS, CHUNK_MS, FADE_MS, PAST_MS
 
 AROUND = SAMPLE_RATE // 50  # 20 ms
 LEVEL = SAMPLE_RATE // 20  # 50 ms

@@ -4,7 +4,7 @@ Importing it makes ModelScope use it (activate.py) and loads nothing else: what 
 is imported when it is first asked for.
 """
 
-from .activate import activate, deactivate
+from .plugin import activate, deactivate
 
 __version__ = "0.1.0"
 __all__ = ["Enhancer", "load_model", "activate", "deactivate", "__version__"]
@@ -14,7 +14,7 @@ activate()
 
 def __getattr__(name):
     if name == "Enhancer":
-        from .enhancer import Enhancer
+        from .enhance.enhancer import Enhancer
 
         return Enhancer
     if name == "load_model":

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from conftest import ROOT, noisy_speech
 
-from modelscope_zipenhancer.activate import activate, deactivate, install_pth, pth_path, remove_pth
 from modelscope_zipenhancer.errors import OutputError
 from modelscope_zipenhancer.names import CONFIG_FILE, MODEL_TYPE, TASK
+from modelscope_zipenhancer.plugin import activate, deactivate, install_pth, pth_path, remove_pth
 
 # What a program finds; with `ours`, "ours" for each, and librosa, which only the built-in imports, unloaded.
 REPORT = """
@@ -18,7 +18,7 @@ import sys
 from modelscope.models import Model
 from modelscope.pipelines import pipeline
 def whose(x):
-    return "ours" if type(x).__module__ == "modelscope_zipenhancer.plugin" else "builtin"
+    return "ours" if type(x).__module__ == "modelscope_zipenhancer.plugin.classes" else "builtin"
 print("librosa" in sys.modules)
 print(whose(Model.from_pretrained(MODEL, device="cpu")))
 print(whose(pipeline("acoustic-noise-suppression", model=MODEL, device="cpu")))
@@ -38,7 +38,7 @@ ORDERS = {
     ),
     "ModelScope's models": ("import modelscope.models, modelscope_zipenhancer", False),
     "the built-in itself": ("import modelscope.pipelines.audio.ans_pipeline, modelscope_zipenhancer", True),
-    "the plugin module": ("import modelscope_zipenhancer.plugin", False),
+    "the plugin module": ("import modelscope_zipenhancer.plugin.classes", False),
 }
 
 
@@ -152,7 +152,7 @@ def test_the_pth_activates_programs_that_know_nothing_of_the_package(site_packag
     assert path == pth_path() and path == install_pth()
     assert [entry.name for entry in site_packages.iterdir()] == ["modelscope_zipenhancer.pth"]
     program = f"import site, sys; site.addsitedir({str(site_packages)!r}); print(*sys.modules)"
-    assert "modelscope_zipenhancer.activate" in run_python(program).split()
+    assert "modelscope_zipenhancer.plugin" in run_python(program).split()
 
 
 def test_the_pth_is_silent_where_the_package_is_gone(site_packages, run_python):

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from modelscope_zipenhancer import cli
-from modelscope_zipenhancer.enhancer import Enhancer
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy_speech.wav"
 
@@ -178,7 +178,7 @@ def test_a_picture_of_before_and_after(here, identity):
 @pytest.mark.parametrize("samples", [1, 10, 700, 100_000])
 def test_a_picture_of_any_length_can_be_drawn(samples, tmp_path):
     pytest.importorskip("matplotlib")
-    from modelscope_zipenhancer.plot import save_plot
+    from modelscope_zipenhancer.evaluate.spectrogram import save_plot
 
     x = noise(samples, 2).astype(np.float32)
     save_plot(tmp_path / "p.png", x, 0 * x, 44_100, 16_000)
@@ -264,7 +264,7 @@ def test_on_a_terminal_a_bar_shows_seconds_and_rtf_and_what_is_left(here, identi
 DRIVER = """
     import os, sys, time
     from modelscope_zipenhancer import cli
-    from modelscope_zipenhancer.enhancer import Enhancer
+    from modelscope_zipenhancer.enhance.enhancer import Enhancer
 
     def slow(waveform, gain=None):
         time.sleep(0.03)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import QUICK, seeded_model
 
-from modelscope_zipenhancer.engine import Grid, enhance
+from modelscope_zipenhancer.enhance.overlap_add import Grid, enhance
 from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.runtime import gpu as device_module
 from modelscope_zipenhancer.runtime import pytorch as backend_module

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from modelscope_zipenhancer.enhancer import MODELS, Enhancer, find_model
+from modelscope_zipenhancer.enhance.enhancer import MODELS, Enhancer, find_model
 from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
 from modelscope_zipenhancer.network.checkpoint import load_model
 

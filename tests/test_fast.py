@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from modelscope_zipenhancer import Enhancer
-from modelscope_zipenhancer.enhancer import find_model
+from modelscope_zipenhancer.enhance.enhancer import find_model
 from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig

@@ -16,7 +16,7 @@ from modelscope.pipelines import pipeline
 from modelscope.utils.constant import Tasks
 for model in MODELS:
     ans = pipeline(Tasks.acoustic_noise_suppression, model=model)
-    assert type(ans).__module__ == "modelscope_zipenhancer.plugin"
+    assert type(ans).__module__ == "modelscope_zipenhancer.plugin.classes"
     print("enhanced", len(ans(np.ones(16000, np.float32))["output_pcm"]))
 """
 

@@ -17,8 +17,9 @@ from modelscope.pipelines import pipeline
 from modelscope.utils.audio.audio_utils import audio_norm
 from modelscope.utils.constant import Tasks
 
-from modelscope_zipenhancer import audio, errors, plugin
+from modelscope_zipenhancer import audio, errors
 from modelscope_zipenhancer.network.checkpoint import save_weights
+from modelscope_zipenhancer.plugin import classes as plugin
 
 SPEECH = noisy_speech(2.5)
 

@@ -12,7 +12,7 @@ from conftest import QUICK, seeded_model
 
 from modelscope_zipenhancer import cli
 from modelscope_zipenhancer.corpus import run as batch
-from modelscope_zipenhancer.enhancer import Enhancer
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.runtime.batching import AT_ONCE, Pool, ahead
 from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
 

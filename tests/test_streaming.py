@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from test_engine import identity, smoother
 
-from modelscope_zipenhancer import engine
-from modelscope_zipenhancer.engine import ONE_PASS, Grid
-from modelscope_zipenhancer.enhancer import Enhancer
+from modelscope_zipenhancer.enhance import overlap_add as engine
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
+from modelscope_zipenhancer.enhance.overlap_add import ONE_PASS, Grid
+from modelscope_zipenhancer.enhance.streaming import Stream, resampler_delay, stream_grid
 from modelscope_zipenhancer.errors import AudioError, OptionError
-from modelscope_zipenhancer.streaming import Stream, resampler_delay, stream_grid
 
 SMALL = Grid(window=1000, past=200, ahead=100, fade=50)
 RATES = [8000, 11025, 16000, 22050, 44100, 48000]

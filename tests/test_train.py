@@ -13,8 +13,8 @@ from conftest import SMALL
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.zipenhancer import mag_pha_stft
 from modelscope_zipenhancer.train import loop, losses
-from modelscope_zipenhancer.train.data import Mixer, MixOptions
 from modelscope_zipenhancer.train.loop import TrainOptions, learning_rate, train, training_losses
+from modelscope_zipenhancer.train.mixer import Mixer, MixOptions
 
 PAIRS = {  # loss: arguments at the target, arguments elsewhere
     "magnitude_loss": lambda x, y: ((x.abs(), x.abs()), (x.abs(), y.abs())),

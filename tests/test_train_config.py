@@ -14,12 +14,12 @@ import torch
 
 from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.cli import main
-from modelscope_zipenhancer.enhancer import find_model
+from modelscope_zipenhancer.enhance.enhancer import find_model
 from modelscope_zipenhancer.errors import CheckpointError, ConfigError
 from modelscope_zipenhancer.network.config import ModelConfig
 from modelscope_zipenhancer.train.config import CONFIGS, read_config
-from modelscope_zipenhancer.train.data import Mixer, PairFolder
 from modelscope_zipenhancer.train.loop import train
+from modelscope_zipenhancer.train.mixer import Mixer, PairFolder
 
 NAMES = sorted(os.path.splitext(name)[0] for name in os.listdir(CONFIGS))
 

@@ -6,18 +6,18 @@ import soundfile
 from scipy.signal import correlate
 
 from modelscope_zipenhancer.errors import AudioError, OptionError
-from modelscope_zipenhancer.train.data import (
-    AudioFolder,
-    Mixer,
-    MixOptions,
-    PairFolder,
-)
-from modelscope_zipenhancer.train.generate import (
+from modelscope_zipenhancer.train.augment import (
     generated_noise,
     generated_response,
     rms,
     wandering_gain,
     with_direct_sound,
+)
+from modelscope_zipenhancer.train.mixer import (
+    AudioFolder,
+    Mixer,
+    MixOptions,
+    PairFolder,
 )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modelscope_zipenhancer.train.metric import (
+from modelscope_zipenhancer.train.discriminator import (
     MetricDiscriminator,
     discriminator_loss,
     generator_loss,

@@ -6,10 +6,10 @@ import json
 import os
 import sys
 
-from . import __version__
-from .cli import enhance as cli_enhance
-from .cli.enhance import complain
-from .errors import OptionError, ZipEnhancerError
+from .. import __version__
+from ..errors import OptionError, ZipEnhancerError
+from . import enhance as cli_enhance
+from .enhance import complain
 
 EXIT_CODES = """exit codes:
   0    everything is done
@@ -89,7 +89,7 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
 
 
 def run_info(args) -> int:
-    from .network.summary import describe
+    from ..network.summary import describe
 
     card = describe(args.model)
     if args.json:
@@ -109,7 +109,7 @@ def run_info(args) -> int:
 
 
 def run_activate(args) -> int:
-    from .activate import install_pth, remove_pth
+    from ..plugin import install_pth, remove_pth
 
     if args.command == "activate":
         print(f"active in every program of this Python, by {install_pth()}")

@@ -69,7 +69,7 @@ def complain(problem, code: int) -> int:
 
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
-    from ..enhancer import check_options
+    from ..enhance.enhancer import check_options
 
     check_options(args.sample_rate, args.strength, args.bandwidth)
     if args.jobs is not None and args.jobs < 1:
@@ -83,7 +83,7 @@ def run(args) -> int:
     if args.rate is not None:
         raise OptionError("--rate is for raw PCM on stdin: give - as the input")
     if args.plot:
-        from ..plot import check_plot
+        from ..evaluate.spectrogram import check_plot
 
         check_plot(args.plot)
 
@@ -146,8 +146,8 @@ def enhanced(args, jobs: list):
     if not jobs:
         return
     from ..corpus import run as batch
-    from ..engine import chunks_at_once
-    from ..enhancer import Enhancer
+    from ..enhance.enhancer import Enhancer
+    from ..enhance.overlap_add import chunks_at_once
     from ..runtime.batching import AT_ONCE
 
     load = (args.model, args.device, args.backend, args.precision)
@@ -225,7 +225,7 @@ def header_seconds(path: str) -> float:
 
 def plot(path: str, result) -> None:
     from .. import audio
-    from ..plot import save_plot
+    from ..evaluate.spectrogram import save_plot
 
     before, before_rate = audio.read(result.source)
     after, after_rate = audio.read(result.output)

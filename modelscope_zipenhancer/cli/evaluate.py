@@ -9,10 +9,10 @@ import tempfile
 
 import numpy as np
 
-from ..evaluate import MEASURES, Report, changes, evaluate_pairs, table, write_csv
+from ..evaluate.pairs import find_pairs, mix_pairs
+from ..evaluate.run import MEASURES, Report, changes, evaluate_pairs, table, write_csv
 from ..files import make_folder
 from ..names import SAMPLE_RATE
-from ..pairs import find_pairs, mix_pairs
 
 
 def add_arguments(parser) -> None:
@@ -101,7 +101,7 @@ def _systems(args, stack: contextlib.ExitStack):
     for folder in args.enhanced:
         yield folder, *find_pairs(args.clean, folder, args.on_error), None
     for model in args.model:
-        from ..enhancer import Enhancer
+        from ..enhance.enhancer import Enhancer
 
         enhancer = Enhancer.from_pretrained(model, args.device)
         yield model, *noisy, functools.partial(enhancer, output_rate=SAMPLE_RATE, mono=True)

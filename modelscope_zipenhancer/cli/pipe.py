@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from .. import audio
-from ..enhancer import Enhancer
+from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from .enhance import complain, options
 

@@ -259,7 +259,7 @@ def _start(load: tuple, processes: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from ..enhancer import Enhancer
+    from ..enhance.enhancer import Enhancer
 
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     _enhancer = Enhancer.from_pretrained(*load)

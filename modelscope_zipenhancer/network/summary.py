@@ -3,7 +3,7 @@
 import hashlib
 import os
 
-from ..enhancer import find_model
+from ..enhance.enhancer import find_model
 from ..names import WEIGHTS_FILE
 
 

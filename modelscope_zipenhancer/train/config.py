@@ -12,11 +12,11 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 
-from ..enhancer import find_model
+from ..enhance.enhancer import find_model
 from ..errors import ConfigError
 from ..network.config import ModelConfig
 from . import losses
-from .data import AudioFolder, Mixer, MixOptions, PairFolder
+from .mixer import AudioFolder, Mixer, MixOptions, PairFolder
 
 CONFIGS = os.path.join(os.path.dirname(__file__), "configs")
 OPTIMIZERS = ("adamw", "scaled_adam")

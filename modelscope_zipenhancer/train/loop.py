@@ -85,7 +85,7 @@ class Judge:
     """The metric discriminator and its optimiser (train/metric.py), for weights['metric'] above 0."""
 
     def __init__(self, options: TrainOptions, device):
-        from .metric import MetricDiscriminator
+        from .discriminator import MetricDiscriminator
 
         self.network = MetricDiscriminator().to(device).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=(0.8, 0.99))
@@ -93,13 +93,13 @@ class Judge:
         self.parallel = parallel(self.network)
 
     def loss(self, clean_mag: torch.Tensor, mag: torch.Tensor) -> torch.Tensor:
-        from .metric import generator_loss
+        from .discriminator import generator_loss
 
         return generator_loss(self.network, clean_mag, mag)
 
     def learn(self, step: int, clean: torch.Tensor, wave: torch.Tensor) -> torch.Tensor:
         """A step towards the PESQ of `wave`, (B, samples); returns the discriminator's loss."""
-        from .metric import discriminator_loss, normalised_pesq
+        from .discriminator import discriminator_loss, normalised_pesq
 
         scores, valid = normalised_pesq(clean, wave)
         (clean_mag, *_), (mag, *_) = mag_pha_stft(clean), mag_pha_stft(wave)

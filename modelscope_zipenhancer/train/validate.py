@@ -6,11 +6,11 @@ import os
 import numpy as np
 
 from .. import audio
-from ..enhancer import Enhancer
-from ..evaluate import evaluate_pairs
+from ..enhance.enhancer import Enhancer
+from ..evaluate.pairs import mix_pairs
+from ..evaluate.run import evaluate_pairs
 from ..files import make_folder
 from ..names import SAMPLE_RATE
-from ..pairs import mix_pairs
 from ..runtime.pytorch import TorchBackend
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import AudioError, AudioNotFoundError, OutputError, ZipEnhancerError
-from .files import make_folder, replacing
+from ..errors import AudioError, AudioNotFoundError, OutputError, ZipEnhancerError
+from ..files import make_folder, replacing
+from ..names import SAMPLE_RATE
 from .measures import (
     MetricError,
     composite,
@@ -30,7 +31,6 @@ from .measures import (
     si_sdr,
     stoi,
 )
-from .names import SAMPLE_RATE
 from .pairs import Failure, Pair, load_signals, note_failure
 
 # key: (heading, decimals); higher is better in all

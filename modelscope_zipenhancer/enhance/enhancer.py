@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from . import audio, engine
-from .bandwidth import with_high_band
-from .errors import ModelNotFoundError, OptionError
-from .names import HUB_ID, SAMPLE_RATE
+from .. import audio
+from ..errors import ModelNotFoundError, OptionError
+from ..names import HUB_ID, SAMPLE_RATE
+from . import overlap_add as engine
+from .high_band import with_high_band
 from .streaming import AHEAD_MS, CHUNK_MS, PAST_MS, Stream, check_rate, fit, stream_grid
 
-MODELS = Path(__file__).parent / "models"  # bundled, by name
+MODELS = Path(__file__).parents[1] / "models"  # bundled, by name
 BACKENDS = ("torch",)
 BANDWIDTHS = ("low", "full")
 
@@ -62,8 +63,8 @@ class Enhancer:
             raise OptionError(f"unknown backend {backend!r}, known are: {', '.join(BACKENDS)}")
         import torch
 
-        from .network.checkpoint import load_model
-        from .runtime.pytorch import TorchBackend
+        from ..network.checkpoint import load_model
+        from ..runtime.pytorch import TorchBackend
 
         folder = find_model(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,7 +127,7 @@ class Enhancer:
         """
         if engine.chunks_at_once(self.backend) == 1:
             return (self(source, sample_rate, **options) for source in sources)
-        from .runtime.batching import AT_ONCE, ahead
+        from ..runtime.batching import AT_ONCE, ahead
 
         return ahead(lambda source: self(source, sample_rate, **options), sources, AT_ONCE)
 

@@ -16,9 +16,9 @@ from scipy.signal import fftconvolve
 
 from ..audio import FORMATS
 from ..errors import AudioError, AudioNotFoundError, OptionError
+from ..evaluate.pairs import SILENCE, find_pairs
 from ..names import SAMPLE_RATE
-from ..pairs import SILENCE, find_pairs
-from .generate import (
+from .augment import (
     VOICES,
     equalise,
     generated_noise,

@@ -18,9 +18,9 @@ import urllib.request
 import numpy as np
 import soundfile
 
-from .errors import AudioError, AudioNotFoundError, FetchError, OutputError
-from .files import replacing
-from .names import SAMPLE_RATE
+from ..errors import AudioError, AudioNotFoundError, FetchError, OutputError
+from ..files import replacing
+from ..names import SAMPLE_RATE
 
 FETCH_TIMEOUT = 20.0  # seconds without a byte before a URL counts as stalled
 FETCH_LIMIT = 300.0  # seconds for a whole download

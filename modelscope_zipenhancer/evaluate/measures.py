@@ -14,8 +14,8 @@ import warnings
 
 import numpy as np
 
-from .errors import AudioError, CheckpointError, ModelNotFoundError, ZipEnhancerError
-from .names import SAMPLE_RATE
+from ..errors import AudioError, CheckpointError, ModelNotFoundError, ZipEnhancerError
+from ..names import SAMPLE_RATE
 
 FRAME = 480  # samples in 30 ms, a frame of the segmental measures
 HOP = 120  # samples between frames: they overlap by three quarters

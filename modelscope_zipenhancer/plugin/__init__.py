@@ -16,9 +16,10 @@ runs at every start of the interpreter.
 import os
 import sys
 
-from .names import CONFIG_FILE, MODEL_TYPE, TASK, WEIGHTS_FILE
+from ..names import CONFIG_FILE, MODEL_TYPE, TASK, WEIGHTS_FILE
 
-PLUGIN = f"{__package__}.plugin"
+ROOT = __package__.partition(".")[0]
+PLUGIN = f"{__package__}.classes"
 REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in plugin.py
     "modelscope.models.builder": ("MODELS", "ZipEnhancerModel"),
     "modelscope.pipelines.builder": ("PIPELINES", "ZipEnhancerPipeline"),
@@ -26,7 +27,7 @@ REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in p
 # What pipeline() calls with the model's id before it has a folder: functions of pipelines.builder.
 HUB_FUNCTIONS = ("is_official_hub_path", "read_config", "normalize_model_input")
 DISABLE = "MODELSCOPE_ZIPENHANCER_DISABLE"  # environment: 1 switches this package off
-PTH = f"{__package__}.pth"
+PTH = f"{ROOT}.pth"
 
 _undo = {}  # builder module: the functions that give its registry back
 
@@ -95,7 +96,7 @@ def _take_over(builder: str) -> None:
             _undo[builder] += [_fall_back_on_cache(module, name) for name in HUB_FUNCTIONS]
         register_classes()
     except Exception as error:  # a ModelScope that is built otherwise must still work, without us
-        _log(f"{__package__} is not active, this ModelScope is not as expected: {error!r}")
+        _log(f"{ROOT} is not active, this ModelScope is not as expected: {error!r}")
 
 
 def _redirect(registry):
@@ -176,7 +177,7 @@ def _cached(model):
 def _log(text: str) -> None:
     import logging  # here: its import takes longer than this module's
 
-    logging.getLogger(__package__).warning(text)
+    logging.getLogger(ROOT).warning(text)
 
 
 def install_pth() -> str:
@@ -184,11 +185,11 @@ def install_pth() -> str:
 
     Returns its path. Raises OutputError where that folder can't be written.
     """
-    from .errors import OutputError
-    from .files import replacing
+    from ..errors import OutputError
+    from ..files import replacing
 
     # One line, as site.py executes it; silent where the package has been uninstalled.
-    line = f"import sys; exec('try:\\n import {__package__}\\nexcept ImportError:\\n pass')\n"
+    line = f"import sys; exec('try:\\n import {ROOT}\\nexcept ImportError:\\n pass')\n"
     try:
         with replacing(pth_path()) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(line)
@@ -199,7 +200,7 @@ def install_pth() -> str:
 
 def remove_pth():
     """Take `install_pth` back. Returns the path removed, or None if there was none."""
-    from .errors import OutputError
+    from ..errors import OutputError
 
     try:
         os.unlink(pth_path())

@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 
-from .audio import to_mono
-from .errors import OutputError, ZipEnhancerError
-from .files import replacing
+from ..audio import to_mono
+from ..errors import OutputError, ZipEnhancerError
+from ..files import replacing
 
 COLUMNS = 1200  # of the picture: a longer recording shows each column's extremes, or its middle frame
 RANGE_DB = 80.0  # of the colours, below the loudest bin of either recording

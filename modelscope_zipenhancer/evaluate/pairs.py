@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import audio
-from .errors import AudioError, AudioNotFoundError
-from .files import make_folder
-from .names import SAMPLE_RATE
+from .. import audio
+from ..errors import AudioError, AudioNotFoundError
+from ..files import make_folder
+from ..names import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 

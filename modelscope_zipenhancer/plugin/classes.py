@@ -13,13 +13,14 @@ from modelscope.pipelines import builder
 from modelscope.pipelines.base import Pipeline
 from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 
-from . import audio, engine
-from .activate import register_classes
-from .names import SAMPLE_RATE, TASK, WEIGHTS_FILE
-from .network.checkpoint import load_weights, save_weights
-from .network.config import ModelConfig, model_dir_configuration
-from .network.zipenhancer import ZipEnhancer, unit_rms_gain
-from .runtime.pytorch import TorchBackend
+from .. import audio
+from ..enhance import overlap_add as engine
+from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
+from ..network.checkpoint import load_weights, save_weights
+from ..network.config import ModelConfig, model_dir_configuration
+from ..network.zipenhancer import ZipEnhancer, unit_rms_gain
+from ..runtime.pytorch import TorchBackend
+from . import register_classes
 
 ACTIVE_LEVEL = 10 ** (-25 / 20)  # RMS that audio_norm gives to the louder parts, -25 dBFS
 BLOCK = 1 << 20  # samples that are in float64 at a time: an hour is never float64 as a whole
@@ -55,7 +56,7 @@ class ZipEnhancerModel(TorchModel):
         """
         noisy, outputs = inputs["noisy"], {}
         if "clean" in inputs:
-            from .train.loop import training_losses
+            from ..train.loop import training_losses
 
             # The losses expect the scale that the network sees. A silent item has none: as it is.
             gain = unit_rms_gain(noisy)

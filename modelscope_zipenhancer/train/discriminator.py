@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..measures import MetricError, need, pesq
+from ..evaluate.measures import MetricError, need, pesq
 
 
 class MetricDiscriminator(nn.Module):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .names import SAMPLE_RATE
+from ..names import SAMPLE_RATE
 
 ONE_PASS = 6 * SAMPLE_RATE  # samples; up to here a recording is one chunk, as in the built-in
 MINIMUM = 2 * SAMPLE_RATE  # samples; a shorter recording is padded with zeros, as in the built-in

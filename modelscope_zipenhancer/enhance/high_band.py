@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .audio import BLOCK, resample
-from .names import SAMPLE_RATE
+from ..audio import BLOCK, resample
+from ..names import SAMPLE_RATE
 from .streaming import fit
 
 WINDOW = 512  # 32 ms at 16 kHz, Hann

@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 import soxr
 
-from .engine import Grid, StreamingSession
-from .errors import AudioError, OptionError
-from .names import SAMPLE_RATE
+from ..errors import AudioError, OptionError
+from ..names import SAMPLE_RATE
+from .overlap_add import Grid, StreamingSession
 
 # The default grid: a window of 2 s every second.
 CHUNK_MS = 1000.0  # new audio in a step
