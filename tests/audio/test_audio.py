@@ -1,0 +1,330 @@
+"""One behaviour over every kind of input."""
+
+import base64
+import io
+import os
+import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modelscope_zipenhancer import audio
+from modelscope_zipenhancer.errors import (
+    AudioError,
+    AudioNotFoundError,
+    FetchError,
+    OutputError,
+    ZipEnhancerError,
+)
+
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)).astype(np.float32)
+
+
+def wav_bytes(x=TONE, rate=16000, container="WAV", subtype="PCM_16"):
+    file = io.BytesIO()
+    soundfile.write(file, x, rate, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.fixture
+def served():
+    """A loopback web server; yields its URL and what it does, which a test may change."""
+    behaviour = {"body": wav_bytes(), "stall": threading.Event(), "stalls": False}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(behaviour["body"])))
+            self.end_headers()
+            if behaviour["stalls"]:
+                behaviour["stall"].wait(20)
+            else:
+                self.wfile.write(behaviour["body"])
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/noisy.wav", behaviour
+    behaviour["stall"].set()
+    server.shutdown()
+    server.server_close()
+
+
+KINDS = {
+    "path": lambda path: str(path),
+    "Path": lambda path: path,
+    "file URL": lambda path: path.as_uri(),
+    "bytes": lambda path: path.read_bytes(),
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "open file": lambda path: open(path, "rb"),
+    "base64": lambda path: base64.b64encode(path.read_bytes()).decode(),
+    "data URL": lambda path: "data:audio/wav;base64," + base64.b64encode(path.read_bytes()).decode(),
+    "float32 array": lambda path: TONE,
+    "float64 array": lambda path: TONE.astype(np.float64),
+    "int16 array": lambda path: np.rint(TONE * 32768).astype(np.int16),
+    "int32 array": lambda path: np.rint(TONE.astype(np.float64) * 2**31).astype(np.int32),
+    "tensor": lambda path: torch.from_numpy(TONE),
+    "channels-first tensor": lambda path: torch.from_numpy(TONE)[None],
+    "tensor with gradient": lambda path: torch.from_numpy(TONE).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_samples_come_from_every_kind_of_source(kind, tmp_path):
+    path = tmp_path / "tone.wav"
+    path.write_bytes(wav_bytes())
+    x, rate = audio.read(KINDS[kind](path))
+    assert (x.dtype, x.shape, rate) == (np.float32, (8000, 1), 16000)
+    np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
+
+
+def test_a_url_is_fetched(served):
+    x, rate = audio.read(served[0])
+    assert (x.shape, rate) == ((8000, 1), 16000)
+
+
+def test_a_url_that_stalls_ends_in_a_time_out_that_names_it(served, monkeypatch):
+    url, behaviour = served
+    behaviour["stalls"] = True
+    monkeypatch.setattr(audio, "FETCH_TIMEOUT", 0.3)
+    with pytest.raises(FetchError, match="127.0.0.1") as caught:
+        audio.read(url)
+    assert isinstance(caught.value, OSError)
+
+
+def test_an_unreachable_url_is_named():
+    with pytest.raises(FetchError, match="http://127.0.0.1:9/x.wav"):
+        audio.read("http://127.0.0.1:9/x.wav")
+
+
+@pytest.mark.parametrize(
+    "container, subtype",
+    [
+        ("WAV", "PCM_U8"),
+        ("WAV", "PCM_16"),
+        ("WAV", "PCM_24"),
+        ("WAV", "PCM_32"),
+        ("WAV", "FLOAT"),
+        ("WAV", "DOUBLE"),
+        ("WAVEX", "PCM_16"),
+        ("WAVEX", "FLOAT"),
+        ("FLAC", "PCM_16"),
+        ("FLAC", "PCM_24"),
+        ("AIFF", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+    ],
+)
+def test_every_format_of_libsndfile_gives_the_tone_back(container, subtype):
+    tolerance = {"PCM_U8": 0.01, "VORBIS": 0.05, "OPUS": 0.1, "MPEG_LAYER_III": 0.05}.get(subtype, 1e-4)
+    x, rate = audio.read(wav_bytes(container=container, subtype=subtype))
+    spectrum = np.abs(np.fft.rfft(x[:8000, 0] * np.hanning(len(x[:8000]))))
+    assert rate == 16000
+    assert np.argmax(spectrum) == 220  # 440 Hz
+    assert np.abs(x).max() == pytest.approx(0.5, abs=tolerance)
+
+
+def test_stereo_is_averaged_not_cut_to_its_first_channel():
+    stereo = np.stack([TONE, -0.5 * TONE], axis=1)
+    x, _ = audio.read(wav_bytes(stereo))
+    np.testing.assert_allclose(audio.to_mono(x), TONE * 0.25, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_any_rate_becomes_16_khz_with_the_tone_where_it_was(rate):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    x, read_rate = audio.read(wav_bytes(tone, rate))
+    y = audio.resample(audio.to_mono(x), read_rate, 16000)
+    assert len(y) == 16000
+    assert np.argmax(np.abs(np.fft.rfft(y))) == 440
+
+
+# ---- headers -----------------------------------------------------------------------------------
+
+
+def with_data_size(data: bytes, size: int) -> bytes:
+    position = data.index(b"data") + 4
+    return data[:position] + struct.pack("<I", size) + data[position + 4 :]
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36])
+@pytest.mark.parametrize("riff_size", [0, 0xFFFFFFFF])
+def test_a_header_without_the_data_size_as_streams_have_is_understood(size, riff_size):
+    data = with_data_size(wav_bytes(), size)
+    data = data[:4] + struct.pack("<I", riff_size) + data[8:]
+    x, _ = audio.read(data)
+    np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
+
+
+def test_a_chunk_after_the_data_is_not_taken_for_audio():
+    data = wav_bytes() + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    assert audio.read(data)[0].shape == (8000, 1)
+
+
+BAD = {
+    "empty": (b"", "empty"),
+    "header only": (wav_bytes(np.zeros(0)), "without audio"),
+    "half a header": (wav_bytes()[:20], "without audio"),
+    "truncated": (wav_bytes()[:4000], "truncated: its header promises 16000 bytes"),
+    "truncated FLAC": (
+        wav_bytes(np.random.default_rng(0).uniform(-1, 1, 9000), container="FLAC")[:9000],
+        ".",
+    ),
+    "garbage": (bytes(range(256)) * 20, "headerless PCM"),
+    "headerless PCM": (np.rint(TONE * 32768).astype("<i2").tobytes(), r"numpy.frombuffer\(data, '<i2'\)"),
+    "NaN": (np.where(np.arange(8000) == 77, np.nan, TONE), "NaN or infinite samples, the first at 77"),
+    "infinity": (np.where(np.arange(8000) == 5, np.inf, TONE), "the first at 5"),
+    "NaN in a file": (
+        wav_bytes(np.where(np.arange(8000) == 9, np.nan, TONE), subtype="FLOAT"),
+        "the first at 9",
+    ),
+    "no samples": (np.zeros(0, np.float32), "holds no samples"),
+    "three dimensions": (np.zeros((2, 3, 4)), "expected"),
+    "complex": (np.zeros(10, complex), "complex128"),
+    "bad base64": ("data:audio/wav;base64,@@@", "base64"),
+    "no source at all": (object(), "can't be read from object"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_by_one_family_that_is_a_value_error_too(case):
+    source, message = BAD[case]
+    with pytest.raises(AudioError, match=message) as caught:
+        audio.read(source)
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, ZipEnhancerError)
+
+
+@pytest.mark.parametrize("name", ["missing.wav", "a/b/c.flac", "x" * 70])
+def test_a_missing_path_is_a_file_not_found_error_that_names_it(name, tmp_path):
+    with pytest.raises(AudioNotFoundError, match=name) as caught:
+        audio.read(str(tmp_path / name))
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_folder_is_named_as_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        audio.read(tmp_path)
+
+
+def test_a_file_open_as_text_is_refused(tmp_path):
+    path = tmp_path / "tone.wav"
+    path.write_bytes(wav_bytes())
+    with open(path, encoding="latin-1") as file, pytest.raises(AudioError, match="'rb'"):
+        audio.read(file)
+
+
+# ---- containers that need ffmpeg ----------------------------------------------------------------
+
+MP4 = b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(100)
+
+
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """A program of that name: `says(script)` decides what it does; it gets the output's name last."""
+    if os.name == "nt":
+        pytest.skip("a shell script")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def says(script):
+        (folder / "ffmpeg").write_text(f"#!/bin/sh\nfor out; do :; done\n{script}\n")
+        (folder / "ffmpeg").chmod(0o755)
+
+    return says
+
+
+@pytest.mark.parametrize(
+    "head, demuxer",
+    [(MP4, "mov"), (b"\x1a\x45\xdf\xa3" + bytes(99), "matroska"), (b"#!AMR\n" + bytes(99), "amr")],
+)
+def test_ffmpeg_reads_what_libsndfile_can_not(head, demuxer, ffmpeg, tmp_path):
+    (tmp_path / "decoded.wav").write_bytes(with_data_size(wav_bytes(), 0xFFFFFFFF))
+    ffmpeg(f'echo "$@" > {tmp_path}/args; cp {tmp_path}/decoded.wav "$out"')
+    path = tmp_path / "talk.m4a"
+    path.write_bytes(head)
+    for source in (path, head):
+        x, rate = audio.read(source)
+        assert rate == 16000
+        np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
+        said = (tmp_path / "args").read_text()
+        assert f"-protocol_whitelist file -f {demuxer} -i " in said
+
+
+def test_without_ffmpeg_the_container_is_named_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "talk.m4a").write_bytes(MP4)
+    with pytest.raises(AudioError, match="talk.m4a' is an MP4 container.*install ffmpeg"):
+        audio.read(tmp_path / "talk.m4a")
+
+
+def test_what_ffmpeg_can_not_read_either_is_named_in_its_words(ffmpeg):
+    ffmpeg("echo first >&2; echo 'moov atom not found' >&2; exit 1")
+    with pytest.raises(AudioError, match=r"MP4 container that ffmpeg can't read \(moov atom not found\)"):
+        audio.read(MP4)
+
+
+# ---- output ------------------------------------------------------------------------------------
+
+
+def test_full_scale_is_clipped_and_never_wraps():
+    x = np.array([1.0, -1.0, 2.0, -3.0, 0.5 / 32768, 0.0])
+    assert audio.pcm16(x).tolist() == [32767, -32768, 32767, -32768, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", sorted(audio.FORMATS))
+def test_the_suffix_names_the_format_and_nothing_else_is_left(suffix, tmp_path):
+    path = tmp_path / f"out{suffix}"
+    audio.write(path, TONE, 16000)
+    x, _ = audio.read(path)
+    assert np.abs(x).max() == pytest.approx(0.5, abs=0.1)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["missing/out.wav", "out.xyz", "out"])
+def test_an_output_that_can_not_be_is_refused(name, tmp_path):
+    with pytest.raises(OutputError, match=Path(name).name):
+        audio.check_output(tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "out.wav"
+    path.write_bytes(b"old")
+
+    def full(name, *args, **kwargs):
+        Path(name).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(audio.soundfile, "write", full)
+    with pytest.raises(OutputError, match="No space left"):
+        audio.write(path, TONE, 16000)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.wav"]
+
+
+def test_a_full_disk_leaves_nothing_behind_and_says_how_much_is_free(tmp_path):
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="MB are free there"):
+            audio.write(tmp_path / "out.wav", TONE, 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", sorted(audio.FORMATS))
+def test_the_bytes_are_those_that_the_file_would_have(suffix, tmp_path):
+    x, rate = audio.read(audio.encode(TONE, 16000, suffix))
+    assert rate == 16000 and np.abs(x).max() == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,270 @@
+"""The network against modelscope's built-in on the same weights, and the laws of `denoise`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, seeded_model, write_model_dir
+from modelscope.models.audio.ans.zipenhancer import AttrDict
+from modelscope.models.audio.ans.zipenhancer import ZipEnhancer as BuiltIn
+
+from modelscope_zipenhancer.errors import CheckpointError, ConfigError, ModelNotFoundError
+from modelscope_zipenhancer.network import zipenhancer as model_module
+from modelscope_zipenhancer.network.checkpoint import load_model, load_weights
+from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer, mag_pha_istft, mag_pha_stft
+from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
+from modelscope_zipenhancer.runtime.pytorch import TorchBackend
+
+SIZES = {
+    "released S": ModelConfig(),
+    "small": SMALL,
+    "one downsampled stack": ModelConfig(16, 24, (StackConfig(2, 2, feedforward_dim=96),)),
+    "odd factors, two layers": ModelConfig(
+        12, 8, (StackConfig(1, 2, 2, 3, 5, 2, 4, 20, 9), StackConfig(4, 3, 1, 2))
+    ),
+}
+
+
+def built_in(config: ModelConfig) -> BuiltIn:
+    return BuiltIn(AttrDict({k: v for k, v in config.to_dict().items() if k != "type"})).eval()
+
+
+def spectra(frames: int, batch: int = 1):
+    generator = torch.Generator().manual_seed(frames)
+    mag = torch.rand(batch, 201, frames, generator=generator)
+    return mag, (torch.rand(batch, 201, frames, generator=generator) - 0.5) * 6.28
+
+
+def relative_error(x: torch.Tensor, y: torch.Tensor) -> float:
+    return float((x - y).norm() / y.norm())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_network_equals_the_built_in_on_identical_spectra_for_any_size(size):
+    ours, theirs = seeded_model(SIZES[size]), built_in(SIZES[size])
+    theirs.load_state_dict(ours.state_dict())  # strict: every key and shape is the same
+    ours.load_state_dict(theirs.state_dict())
+    for frames in (7, 161):
+        with torch.no_grad():
+            a, b = ours(*spectra(frames)), theirs(*spectra(frames))
+        assert len(a) == len(b) == 5 and a[3] is None and a[4] == {}
+        for x, y in zip(a[:3], b[:3]):
+            assert x.shape == y.shape
+            assert relative_error(x, y) < 1e-5
+
+
+def test_the_released_layout_has_453_entries_and_2_044_436_numbers():
+    model = ZipEnhancer()
+    assert len(model.state_dict()) == 453
+    stored = {value.data_ptr(): value.numel() for value in model.state_dict().values()}
+    assert sum(stored.values()) == 2_044_436
+
+
+def test_every_parameter_gets_a_gradient():
+    model = ZipEnhancer(SMALL).train()
+    mag, pha, *_ = model(*spectra(20))
+    (mag.sum() + pha.sin().sum()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # convolutions before an instance norm: their bias is taken away again
+    assert all(name.endswith(".bias") for name in without)
+
+
+def test_rows_in_parts_give_what_all_rows_at_once_give(monkeypatch):
+    model = seeded_model()
+    with torch.no_grad():
+        whole = model(*spectra(50, batch=2))
+        monkeypatch.setattr(model_module, "ROW_TOKENS", {"cpu": 60})
+        parts = model(*spectra(50, batch=2))
+    for x, y in zip(whole[:3], parts[:3]):
+        assert relative_error(x, y) < 1e-5
+
+
+# ---- waveforms ---------------------------------------------------------------------------------
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+@pytest.mark.parametrize("samples", [1, 5, 199, 201, 400, 16_000, 16_001, 16_099, 48_050])
+def test_output_is_exactly_as_long_as_input(small_model, samples):
+    y = small_model.denoise(noise(2, samples))
+    assert y.shape == (2, samples) and y.isfinite().all()
+
+
+def test_silence_gives_silence_alone_and_beside_speech(small_model):
+    x = noise(3, 8000)
+    x[1] = 0.0
+    y = small_model.denoise(x)
+    assert y.isfinite().all() and not y[1].any() and y[0].any() and y[2].any()
+
+
+def test_each_item_of_a_batch_has_its_own_gain(small_model):
+    x = noise(2, 8000) * torch.tensor([[1.0], [1e-3]])
+    together = small_model.denoise(x)
+    for i in range(2):
+        assert relative_error(together[i], small_model.denoise(x[i : i + 1])[0]) < 1e-3
+
+
+@pytest.mark.parametrize("factor", [2.0**-10, 0.25, 8.0])  # powers of two: no rounding, no phase jumps
+def test_the_level_of_the_output_follows_the_level_of_the_input(small_model, factor):
+    x = noise(1, 8000)
+    assert relative_error(small_model.denoise(x * factor), small_model.denoise(x) * factor) < 1e-5
+
+
+def test_a_given_gain_replaces_the_items_own(small_model):
+    x = noise(1, 8000)
+    own = model_module.unit_rms_gain(x)
+    torch.testing.assert_close(small_model.denoise(x, own[:, 0]), small_model.denoise(x))
+    assert relative_error(small_model.denoise(x, own[:, 0] * 2), small_model.denoise(x)) > 1e-3
+
+
+def test_the_inverse_stft_gives_the_waveform_back_whatever_its_length():
+    for samples in (401, 1000, 1099):
+        x = noise(1, samples)
+        mag, pha, _ = mag_pha_stft(x)
+        back = mag_pha_istft(mag, pha, length=samples)
+        assert back.shape == x.shape
+        assert relative_error(back, x) < 2e-2  # the constants in magnitude and phase stay
+
+
+# ---- weights -----------------------------------------------------------------------------------
+
+
+def layouts(entries: dict) -> dict:
+    prefixed = {f"model.{key}": value for key, value in entries.items()}
+    return {
+        "released": {"generator": entries},
+        "trainer": {"state_dict": prefixed},
+        "bare": entries,
+        "bare with prefix": prefixed,
+    }
+
+
+@pytest.mark.parametrize("layout", ["released", "trainer", "bare", "bare with prefix"])
+def test_every_checkpoint_layout_in_use_loads_strictly(layout, tmp_path, small_model):
+    path = tmp_path / "weights.bin"
+    torch.save(layouts(small_model.state_dict())[layout], path)
+    model = ZipEnhancer(SMALL)
+    load_weights(model, str(path))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, small_model.state_dict()[key]), key
+
+
+def test_saved_weights_load_in_the_built_in(tmp_path, small_model):
+    folder = write_model_dir(tmp_path / "saved", small_model)
+    checkpoint = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    built_in(SMALL).load_state_dict(checkpoint["generator"])
+    assert sorted(p.name for p in folder.iterdir()) == ["configuration.json", "pytorch_model.bin"]
+
+
+def test_weights_of_another_network_are_refused_with_the_keys_listed(tmp_path, small_model):
+    path = tmp_path / "other.bin"
+    torch.save({"generator": {"encoder.weight": torch.zeros(3)}}, path)
+    with pytest.raises(CheckpointError, match="missing: TSConformer.*unknown: encoder.weight"):
+        load_weights(ZipEnhancer(SMALL), str(path))
+    with pytest.raises(ValueError, match="of another shape"):
+        load_weights(ZipEnhancer(ModelConfig(16, 8, SMALL.stacks)), _saved(tmp_path, small_model))
+
+
+def _saved(tmp_path, model):
+    return str(write_model_dir(tmp_path / "m", model) / "pytorch_model.bin")
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("code from a checkpoint ran",)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", {"config": 3}, [1, 2], Harmful()])
+def test_files_that_are_no_weights_are_refused_and_never_run(content, tmp_path, capsys):
+    path = tmp_path / "bad.bin"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match="bad.bin"):
+        load_weights(ZipEnhancer(SMALL), str(path))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_model_dir_without_its_files_is_named(tmp_path, small_model_dir):
+    with pytest.raises(ModelNotFoundError, match="configuration.json"):
+        load_model(str(tmp_path))
+    (tmp_path / "configuration.json").write_text((small_model_dir / "configuration.json").read_text())
+    with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
+        load_model(str(tmp_path))
+
+
+# ---- configuration -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_configuration_is_written_and_read_back(size):
+    section = json.loads(json.dumps(SIZES[size].to_dict()))
+    assert ModelConfig.from_dict(section) == ModelConfig(
+        SIZES[size].channels, SIZES[size].pos_dim, SIZES[size].stacks
+    )
+
+
+def test_one_number_in_a_configuration_stands_for_every_stack():
+    section = ModelConfig().to_dict()
+    for key in ("num_heads", "feedforward_dim", "encoder_dim", "num_encoder_layers"):
+        section["former_conf"][key] = section["former_conf"][key][0]
+    section["former_conf"]["query_head_dim"] = [12]
+    section["former_conf"].pop("f_downsampling_factor")
+    assert ModelConfig.from_dict(section) == ModelConfig()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"dense_channel": "64"}, "model.dense_channel is '64'"),
+        ({"dense_channel": None}, "model.dense_channel is None"),
+        ({"model_num_spks": 2}, "model.model_num_spks is 2, unsupported"),
+        ({"former_conf": None}, "model.former_conf is None"),
+        ({"former_conf.causal": True}, "model.former_conf.causal is True, unsupported"),
+        ({"former_conf.encoder_dim": [64, 32, 64, 64]}, "encoder_dim has 32, unsupported"),
+        ({"former_conf.cnn_module_kernel": 14}, "cnn_module_kernel has 14, must be odd"),
+        ({"former_conf.pos_dim": 25}, "pos_dim is 25, must be even"),
+        ({"former_conf.num_heads": [4, 4]}, "num_heads is .4, 4., expected"),
+        ({"former_conf.feedforward_dim": -1}, "feedforward_dim is -1"),
+        ({"former_conf.downsampling_factor": []}, "downsampling_factor is "),
+    ],
+)
+def test_an_unsupported_value_is_refused_by_name(change, message):
+    section = ModelConfig().to_dict()
+    for key, value in change.items():
+        *path, last = key.split(".")
+        target = section[path[0]] if path else section
+        target[last] = value
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_dict(section)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": 3}'])
+def test_a_configuration_that_is_none_is_refused_with_its_path(text, tmp_path):
+    (tmp_path / "configuration.json").write_text(text)
+    with pytest.raises(ValueError, match="configuration.json"):
+        ModelConfig.from_model_dir(str(tmp_path))
+
+
+def test_the_backend_takes_and_gives_arrays(small_model):
+    x = noise(2, 4000).numpy()
+    y = TorchBackend(small_model)(x, np.array([3.0, 4.0], np.float32))
+    assert (y.dtype, y.shape) == (np.float32, x.shape)
+
+
+def test_the_fast_form_is_what_runs_on_a_cpu_and_it_sees_new_weights():
+    model = seeded_model()
+    backend = TorchBackend(model)
+    x = noise(1, 4000)
+    assert isinstance(backend.network(), FastNetwork)
+    assert backend.network() is backend.network()
+    before = backend(x.numpy())
+    model.load_state_dict(seeded_model(seed=1).state_dict())
+    after = backend(x.numpy())
+    assert relative_error(torch.from_numpy(after), model.denoise(x)) < 1e-3
+    assert not np.allclose(before, after)
