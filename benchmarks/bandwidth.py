@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modelscope_zipenhancer import audio
+from modelscope_zipenhancer.audio.read import read
+from modelscope_zipenhancer.audio.resample import fit, resample
+from modelscope_zipenhancer.audio.samples import to_mono
 from modelscope_zipenhancer.enhance import high_band as bandwidth
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.enhance.streaming import fit
 
 COLOURS = {"white": 0.0, "pink": -0.5, "hiss": 0.5}  # amplitude is proportional to frequency ** this
 
@@ -28,8 +29,8 @@ def speech(folder: str) -> tuple:
     for path in sorted(Path(folder).glob("*.wav")):
         if path.stem == "Noise":
             continue
-        x, rate = audio.read(path)
-        parts += [audio.to_mono(x), np.zeros(rate // 2, np.float32)]
+        x, rate = read(path)
+        parts += [to_mono(x), np.zeros(rate // 2, np.float32)]
         rates.add(rate)
     (rate,) = rates
     return np.concatenate(parts), rate
@@ -83,13 +84,13 @@ def main() -> None:
 
 def candidates(enhancer: Enhancer, x: np.ndarray, rate: int) -> dict:
     """{what happens above 8 kHz: (samples,)} for a noisy recording."""
-    noisy = audio.resample(x, rate, 16000)
+    noisy = resample(x, rate, 16000)
     enhanced = enhancer(noisy)
-    dropped = fit(audio.resample(enhanced, 16000, rate), len(x))
+    dropped = fit(resample(enhanced, 16000, rate), len(x))
     return {
         "noisy, as it is": x,
         "dropped (`low`)": dropped,
-        "left as it is": dropped + x - fit(audio.resample(noisy, 16000, rate), len(x)),
+        "left as it is": dropped + x - fit(resample(noisy, 16000, rate), len(x)),
         "`full`": bandwidth.with_high_band(x, rate, noisy, enhanced),
     }
 

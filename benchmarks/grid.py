@@ -12,7 +12,8 @@ import argparse
 import numpy as np
 from pesq import pesq
 
-from modelscope_zipenhancer import audio
+from modelscope_zipenhancer.audio.read import read
+from modelscope_zipenhancer.audio.samples import to_mono
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.enhance.overlap_add import Grid, StreamingSession, enhance
 from modelscope_zipenhancer.evaluate.measures import si_sdr
@@ -38,7 +39,7 @@ def recordings(clean_dir: str, noise_dir: str, count: int):
         parts = []
         while sum(map(len, parts)) < SECONDS * SAMPLE_RATE:
             path = speech.files[rng.integers(len(speech.files))][0]
-            parts.append(audio.to_mono(audio.read(path)[0]))
+            parts.append(to_mono(read(path)[0]))
         clean = np.concatenate(parts)[: SECONDS * SAMPLE_RATE]
         clean[len(clean) // 2 :] *= 10 ** (10 / 20)
         added = noise.crop(rng, len(clean)).astype(np.float64)

@@ -20,7 +20,7 @@ os.environ["MODELSCOPE_ZIPENHANCER_DISABLE"] = "1"  # the pipeline here is the b
 import numpy as np
 from grid import recordings
 
-from modelscope_zipenhancer.audio import pcm16
+from modelscope_zipenhancer.audio.samples import pcm16
 from modelscope_zipenhancer.enhance.enhancer import Enhancer, find_model
 from modelscope_zipenhancer.enhance.streaming import AHEAD_MS, CHUNK_MS, FADE_MS, PAST_MS
 from modelscope_zipenhancer.names import SAMPLE_RATE

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from modelscope_zipenhancer import audio
+from modelscope_zipenhancer.audio.read import read
 from modelscope_zipenhancer.cli import evaluate as cli_evaluate
 from modelscope_zipenhancer.errors import (
     AudioError,
@@ -222,7 +222,7 @@ def test_dnsmos_of_the_model_cards_samples_is_the_known_one():
     pytest.importorskip("onnxruntime")
     found = []
     for name in ("speech_with_noise.wav", "speech_with_noise1.wav"):
-        x, rate = audio.read(SHARED / "audio" / "samples" / name)
+        x, rate = read(SHARED / "audio" / "samples" / name)
         found.append(round(measures.dnsmos(x[:, 0], DNSMOS_FILE)[2], 2))
     assert sorted(found) == [1.37, 1.65]
 

@@ -17,7 +17,8 @@ from modelscope.pipelines import pipeline
 from modelscope.utils.audio.audio_utils import audio_norm
 from modelscope.utils.constant import Tasks
 
-from modelscope_zipenhancer import audio, errors
+from modelscope_zipenhancer import errors
+from modelscope_zipenhancer.audio import samples
 from modelscope_zipenhancer.network.checkpoint import save_weights
 from modelscope_zipenhancer.plugin import classes as plugin
 
@@ -187,7 +188,7 @@ def test_a_long_recording_is_in_memory_once_as_it_comes_and_once_as_16_bits(ans,
     x = np.random.default_rng(0).standard_normal(60 * 16_000).astype(np.float32) * 0.1
     soundfile.write(tmp_path / "long.wav", x, 16_000)
     monkeypatch.setattr(ans, "backend", lambda waveform, gain=None: waveform)
-    for module in (plugin, audio):
+    for module in (plugin, samples):
         monkeypatch.setattr(module, "BLOCK", 1 << 14)
     tracemalloc.start()
     try:

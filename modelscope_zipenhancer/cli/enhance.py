@@ -87,7 +87,7 @@ def run(args) -> int:
 
         check_plot(args.plot)
 
-    from .. import audio
+    from ..audio.write import check_output
     from ..corpus import run as batch
     from ..files import make_folder
 
@@ -114,7 +114,7 @@ def run(args) -> int:
         if not single or args.output and args.output.endswith(("/", os.sep)):
             make_folder(args.output or os.path.dirname(todo[0].output))
         else:
-            audio.check_output(todo[0].output)  # now, not after the model is loaded
+            check_output(todo[0].output)  # now, not after the model is loaded
     started = time.perf_counter()
     interrupted = False
     try:
@@ -224,11 +224,11 @@ def header_seconds(path: str) -> float:
 
 
 def plot(path: str, result) -> None:
-    from .. import audio
+    from ..audio.read import read
     from ..evaluate.spectrogram import save_plot
 
-    before, before_rate = audio.read(result.source)
-    after, after_rate = audio.read(result.output)
+    before, before_rate = read(result.source)
+    after, after_rate = read(result.output)
     save_plot(path, before, after, before_rate, after_rate)
 
 

@@ -6,7 +6,9 @@ import time
 
 import numpy as np
 
-from .. import audio
+from ..audio.read import read
+from ..audio.samples import pcm16
+from ..audio.write import check_output, encode, write
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from .enhance import complain, options
@@ -33,7 +35,7 @@ def run_pipe(args) -> int:
             raise OptionError("--sample-rate, --format, --bandwidth: not for raw PCM, which is a stream")
         return enhance_raw(args)
     if output != "-":
-        output = audio.check_output(output)
+        output = check_output(output)
         if args.format and os.path.splitext(output)[1].lower() != f".{args.format}":
             raise OptionError(f"-o {output!r} and --format {args.format} disagree: leave one out")
     enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
@@ -42,14 +44,14 @@ def run_pipe(args) -> int:
         if args.rate is not None:
             source = np.frombuffer(source[: len(source) // 2 * 2], "<i2")
     started = time.perf_counter()
-    x, rate = audio.read(source, args.rate)
+    x, rate = read(source, args.rate)
     y = enhancer.enhance(x, rate, **options(args))
     rate = args.sample_rate or rate
     if output == "-":
-        sys.stdout.buffer.write(audio.encode(y, rate, f".{args.format or 'wav'}"))
+        sys.stdout.buffer.write(encode(y, rate, f".{args.format or 'wav'}"))
         sys.stdout.buffer.flush()
     else:
-        audio.write(output, y, rate)
+        write(output, y, rate)
     return _say(output, len(y) / rate, time.perf_counter() - started, args.model)
 
 
@@ -60,7 +62,7 @@ def enhance_raw(args) -> int:
     print(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", file=sys.stderr)
     started, samples = time.perf_counter(), 0
     for block in stream.run(_blocks(sys.stdin.buffer)):
-        sys.stdout.buffer.write(audio.pcm16(block).astype("<i2").tobytes())
+        sys.stdout.buffer.write(pcm16(block).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
         samples += len(block)
     return _say("-", samples / args.rate, time.perf_counter() - started, args.model)

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from .. import audio
+from ..audio.write import FORMATS
 from ..errors import AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
 from ..files import make_folder
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # In a folder, what has one of these endings is taken for a recording.
 SUFFIXES = {
-    *audio.FORMATS,
+    *FORMATS,
     *(".aifc", ".au", ".caf", ".oga", ".rf64", ".snd", ".w64", ".wave"),
     *(".aac", ".amr", ".m4a", ".m4v", ".mkv", ".mov", ".mp4", ".weba", ".webm", ".wma"),  # by ffmpeg
 }
@@ -62,7 +62,7 @@ def find_jobs(inputs: list, output: str | None, suffix: str | None = None) -> li
     """
     several = names_several(inputs)
     into_folder = several or (output and (os.path.isdir(output) or output.endswith(("/", os.sep))))
-    if several and output and os.path.splitext(output)[1].lower() in audio.FORMATS:
+    if several and output and os.path.splitext(output)[1].lower() in FORMATS:
         raise OptionError(f"-o {output!r} names a file, and there are several recordings: name a folder")
     if output and not into_folder and suffix and os.path.splitext(output)[1].lower() != suffix:
         raise OptionError(f"-o {output!r} and --format {suffix[1:]} disagree: leave one out")
@@ -70,7 +70,7 @@ def find_jobs(inputs: list, output: str | None, suffix: str | None = None) -> li
     for item in inputs:
         for source, name, folder in _expand(item, output):
             stem, own = os.path.splitext(name)
-            own = own.lower() if own.lower() in audio.FORMATS else ".wav"
+            own = own.lower() if own.lower() in FORMATS else ".wav"
             if output and not into_folder:
                 target = output
             elif output or folder:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import audio
+from ..audio.read import read
+from ..audio.resample import check_rate, fit, resample
+from ..audio.samples import to_mono
+from ..audio.write import check_output, write
 from ..errors import ModelNotFoundError, OptionError
 from ..names import HUB_ID, SAMPLE_RATE
 from . import overlap_add as engine
 from .high_band import with_high_band
-from .streaming import AHEAD_MS, CHUNK_MS, PAST_MS, Stream, check_rate, fit, stream_grid
+from .streaming import AHEAD_MS, CHUNK_MS, PAST_MS, Stream, stream_grid
 
 MODELS = Path(__file__).parents[1] / "models"  # bundled, by name
 BACKENDS = ("torch",)
@@ -82,7 +85,7 @@ class Enhancer:
         sample_rate is that of an array or tensor, 16000 unless given. options: see the class. Raises
         AudioError, AudioNotFoundError, FetchError or OptionError.
         """
-        y = self.enhance(*audio.read(source, sample_rate), **options)
+        y = self.enhance(*read(source, sample_rate), **options)
         return y[:, 0] if y.shape[1] == 1 else y
 
     def enhance(
@@ -104,7 +107,7 @@ class Enhancer:
         check_rate(rate)
         target = int(output_rate or rate)
         backend = limited(self.backend, strength)
-        x = audio.to_mono(x)[:, None] if mono else x
+        x = to_mono(x)[:, None] if mono else x
         channels = x.shape[1]
         out = np.empty((-(-len(x) * target // rate), channels), np.float32)
         for i in range(channels):
@@ -112,11 +115,11 @@ class Enhancer:
             def report(done, samples, before=i):
                 progress(before * samples + done, channels * samples)
 
-            noisy = audio.resample(x[:, i], rate, self.sample_rate)
+            noisy = resample(x[:, i], rate, self.sample_rate)
             clean, clean_rate = engine.enhance(backend, noisy, progress=progress and report), self.sample_rate
             if bandwidth == "full" and min(rate, target) > self.sample_rate:
                 clean, clean_rate = with_high_band(x[:, i], rate, noisy, clean), rate
-            out[:, i] = fit(audio.resample(clean, clean_rate, target), len(out))
+            out[:, i] = fit(resample(clean, clean_rate, target), len(out))
         return out
 
     def batch(self, sources: Iterable, sample_rate: int | None = None, **options) -> Iterator:
@@ -136,8 +139,8 @@ class Enhancer:
 
         Raises OutputError before the work if the path can't be written, else as a call does.
         """
-        audio.check_output(path)
-        x, rate = audio.read(source)
+        check_output(path)
+        x, rate = read(source)
         y = self.enhance(x, rate, **options)
         rate = int(options.get("output_rate") or rate)
         self.save(path, y, rate)
@@ -149,7 +152,7 @@ class Enhancer:
         An array doesn't know its rate, and a wrong one is slow motion: so it must be said. Raises
         OutputError.
         """
-        audio.write(path, waveform, check_rate(sample_rate))
+        write(path, waveform, check_rate(sample_rate))
 
     def stream(
         self,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..audio import BLOCK, resample
+from ..audio.resample import fit, resample
+from ..audio.samples import BLOCK
 from ..names import SAMPLE_RATE
-from .streaming import fit
 
 WINDOW = 512  # 32 ms at 16 kHz, Hann
 HOP = 160  # 10 ms, from one gain to the next

@@ -3,11 +3,9 @@
 The network sees both ways in time, so enhancing a stream means waiting for a chunk of it: `latency_ms`.
 """
 
-from functools import lru_cache
-
 import numpy as np
-import soxr
 
+from ..audio.resample import check_rate, fit, resampler_delay, stream_resampler
 from ..errors import AudioError, OptionError
 from ..names import SAMPLE_RATE
 from .overlap_add import Grid, StreamingSession
@@ -121,8 +119,8 @@ class _Lane:
         self._session = StreamingSession(backend, grid, gain)
         self._down = self._up = None
         if rate != SAMPLE_RATE:
-            self._down = soxr.ResampleStream(rate, SAMPLE_RATE, 1)
-            self._up = soxr.ResampleStream(SAMPLE_RATE, rate, 1)
+            self._down = stream_resampler(rate, SAMPLE_RATE)
+            self._up = stream_resampler(SAMPLE_RATE, rate)
         self._held = 0  # samples that came in and have not come back
 
     def feed(self, block: np.ndarray) -> np.ndarray:
@@ -144,32 +142,3 @@ class _Lane:
             rest = fit(self._up.resample_chunk(end, last=True), self._held)
         self._held = 0
         return rest
-
-
-def fit(x: np.ndarray, samples: int) -> np.ndarray:
-    """Cut (samples,) or add zeros to exactly `samples`: a resampler rounds a length up or down."""
-    return np.pad(x[:samples], (0, max(0, samples - len(x))))
-
-
-def check_rate(rate: int) -> int:
-    """The rate in Hz if it can be one, else OptionError."""
-    if not 1000 <= rate <= 768_000 or rate != int(rate):
-        raise OptionError(f"a sample rate of {rate} Hz: expected a whole number from 1000 to 768000")
-    return int(rate)
-
-
-@lru_cache(maxsize=64)
-def resampler_delay(rate: int, target: int) -> float:
-    """The longest that soxr's stream holds a sample back, in seconds; found by trying.
-
-    It computes in blocks of its own, so this is several times its filter's delay.
-    """
-    if rate == target:
-        return 0.0
-    resampler = soxr.ResampleStream(rate, target, 1)
-    block = np.zeros(max(1, rate // 1000), np.float32)
-    returned, longest = 0, 0.0
-    for fed in range(0, 2 * rate, len(block)):
-        longest = max(longest, (fed + len(block)) / rate - returned / target)
-        returned += len(resampler.resample_chunk(block))
-    return longest

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import audio
+from ..audio.read import read
+from ..audio.resample import resample
+from ..audio.samples import to_mono
+from ..audio.write import FORMATS, write
 from ..errors import AudioError, AudioNotFoundError
 from ..files import make_folder
 from ..names import SAMPLE_RATE
@@ -94,8 +97,8 @@ def mix_pairs(
             stems = (os.path.splitext(os.path.basename(path))[0] for path in (clean_path, noise_path))
             name = "_".join([f"{i:03d}", *stems, f"snr{snr:g}"])
             pair = Pair(name, *(os.path.join(out_dir, side, f"{name}.wav") for side in ("noisy", "clean")))
-            audio.write(pair.test, scale * noisy, SAMPLE_RATE)
-            audio.write(pair.clean, scale * speech, SAMPLE_RATE)
+            write(pair.test, scale * noisy, SAMPLE_RATE)
+            write(pair.clean, scale * speech, SAMPLE_RATE)
             pairs.append(pair)
     return pairs, failures
 
@@ -106,12 +109,10 @@ def _audio_files(folder) -> dict:
     for base, _, names in sorted(os.walk(folder)):
         for name in sorted(names):
             path = os.path.join(base, name)
-            if os.path.splitext(name)[1].lower() in audio.FORMATS:
+            if os.path.splitext(name)[1].lower() in FORMATS:
                 _add(found, _name(path, folder), path)
     if not found:
-        raise AudioNotFoundError(
-            f"no audio below {os.fspath(folder)!r}; known are {', '.join(audio.FORMATS)}"
-        )
+        raise AudioNotFoundError(f"no audio below {os.fspath(folder)!r}; known are {', '.join(FORMATS)}")
     return found
 
 
@@ -135,8 +136,8 @@ def _add(found: dict, key: str, path: str) -> None:
 
 def _load(path) -> tuple:
     """(samples,) at 16 kHz, and the rate and the number of samples that the file has."""
-    x, rate = audio.read(path)
-    return audio.resample(audio.to_mono(x), rate, SAMPLE_RATE).astype(np.float64), rate, len(x)
+    x, rate = read(path)
+    return resample(to_mono(x), rate, SAMPLE_RATE).astype(np.float64), rate, len(x)
 
 
 def note_failure(failures: list, failure: Failure, on_error: str) -> None:

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from ..audio import to_mono
+from ..audio.samples import to_mono
 from ..errors import OutputError, ZipEnhancerError
 from ..files import replacing
 

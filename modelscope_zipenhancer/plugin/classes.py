@@ -13,7 +13,10 @@ from modelscope.pipelines import builder
 from modelscope.pipelines.base import Pipeline
 from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 
-from .. import audio
+from ..audio.read import read
+from ..audio.resample import resample
+from ..audio.samples import pcm16, to_mono
+from ..audio.write import check_output, write
 from ..enhance import overlap_add as engine
 from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
 from ..network.checkpoint import load_weights, save_weights
@@ -104,7 +107,7 @@ class ZipEnhancerPipeline(Pipeline):
         others are ignored.
         """
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
-        kwargs["preprocessor"] = kwargs.get("preprocessor") or audio.read
+        kwargs["preprocessor"] = kwargs.get("preprocessor") or read
         # 1.40 downloads the model of an id before it comes here, but not where a pipeline_name is given.
         model = builder.normalize_model_input(model, DEFAULT_MODEL_REVISION)
         super().__init__(model=model, **kwargs)
@@ -125,7 +128,7 @@ class ZipEnhancerPipeline(Pipeline):
         }
         output_path = parameters.get("output_path")
         if output_path is not None:
-            audio.check_output(output_path)  # now, not after minutes of work
+            check_output(output_path)  # now, not after minutes of work
         return reading, work, {"output_path": output_path}
 
     def _check_input(self, input):
@@ -136,8 +139,8 @@ class ZipEnhancerPipeline(Pipeline):
 
         Returns 'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
         """
-        x, rate = audio.read(inputs, sample_rate)
-        x = audio.resample(audio.to_mono(x), rate, SAMPLE_RATE)
+        x, rate = read(inputs, sample_rate)
+        x = resample(to_mono(x), rate, SAMPLE_RATE)
         first, second = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB
         mine = not hasattr(inputs, "shape") and x.dtype == np.float32
@@ -155,7 +158,7 @@ class ZipEnhancerPipeline(Pipeline):
             for piece in engine.pieces(self.backend, noisy, stitch=stitch):
                 if level == "input":
                     piece = piece / np.float32(scale)
-                pcm.write(audio.pcm16(piece))
+                pcm.write(pcm16(piece))
             return pcm.getvalue()
 
         if isinstance(inputs["noisy"], list):
@@ -167,7 +170,7 @@ class ZipEnhancerPipeline(Pipeline):
     def postprocess(self, inputs: dict, output_path: str = None) -> dict:
         """Write 'output_pcm' to output_path if there is one; its suffix names the format."""
         if output_path is not None:
-            audio.write(output_path, np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16), SAMPLE_RATE)
+            write(output_path, np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16), SAMPLE_RATE)
         return inputs
 
 

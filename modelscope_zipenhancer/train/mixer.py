@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from scipy.signal import fftconvolve
 
-from ..audio import FORMATS
+from ..audio.write import FORMATS
 from ..errors import AudioError, AudioNotFoundError, OptionError
 from ..evaluate.pairs import SILENCE, find_pairs
 from ..names import SAMPLE_RATE

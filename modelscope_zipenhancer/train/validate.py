@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from .. import audio
+from ..audio.write import write
 from ..enhance.enhancer import Enhancer
 from ..evaluate.pairs import mix_pairs
 from ..evaluate.run import evaluate_pairs
@@ -35,7 +35,7 @@ class Validation:
 
         def enhanced(path: str) -> np.ndarray:
             y = enhancer(path)
-            audio.write(os.path.join(self.folder, "enhanced", f"{names[path]}.wav"), y, SAMPLE_RATE)
+            write(os.path.join(self.folder, "enhanced", f"{names[path]}.wav"), y, SAMPLE_RATE)
             return y
 
         means = self._means(enhanced)

@@ -13,7 +13,10 @@ import pytest
 import soundfile
 import torch
 
-from modelscope_zipenhancer import audio
+from modelscope_zipenhancer.audio.read import read
+from modelscope_zipenhancer.audio.resample import resample
+from modelscope_zipenhancer.audio.samples import pcm16, to_mono
+from modelscope_zipenhancer.audio.write import FORMATS, check_output, encode, write
 from modelscope_zipenhancer.errors import (
     AudioError,
     AudioNotFoundError,
@@ -82,28 +85,28 @@ KINDS = {
 def test_the_same_samples_come_from_every_kind_of_source(kind, tmp_path):
     path = tmp_path / "tone.wav"
     path.write_bytes(wav_bytes())
-    x, rate = audio.read(KINDS[kind](path))
+    x, rate = read(KINDS[kind](path))
     assert (x.dtype, x.shape, rate) == (np.float32, (8000, 1), 16000)
     np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
 
 
 def test_a_url_is_fetched(served):
-    x, rate = audio.read(served[0])
+    x, rate = read(served[0])
     assert (x.shape, rate) == ((8000, 1), 16000)
 
 
 def test_a_url_that_stalls_ends_in_a_time_out_that_names_it(served, monkeypatch):
     url, behaviour = served
     behaviour["stalls"] = True
-    monkeypatch.setattr(audio, "FETCH_TIMEOUT", 0.3)
+    monkeypatch.setattr("modelscope_zipenhancer.audio.fetch.FETCH_TIMEOUT", 0.3)
     with pytest.raises(FetchError, match="127.0.0.1") as caught:
-        audio.read(url)
+        read(url)
     assert isinstance(caught.value, OSError)
 
 
 def test_an_unreachable_url_is_named():
     with pytest.raises(FetchError, match="http://127.0.0.1:9/x.wav"):
-        audio.read("http://127.0.0.1:9/x.wav")
+        read("http://127.0.0.1:9/x.wav")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_an_unreachable_url_is_named():
 )
 def test_every_format_of_libsndfile_gives_the_tone_back(container, subtype):
     tolerance = {"PCM_U8": 0.01, "VORBIS": 0.05, "OPUS": 0.1, "MPEG_LAYER_III": 0.05}.get(subtype, 1e-4)
-    x, rate = audio.read(wav_bytes(container=container, subtype=subtype))
+    x, rate = read(wav_bytes(container=container, subtype=subtype))
     spectrum = np.abs(np.fft.rfft(x[:8000, 0] * np.hanning(len(x[:8000]))))
     assert rate == 16000
     assert np.argmax(spectrum) == 220  # 440 Hz
@@ -136,15 +139,15 @@ def test_every_format_of_libsndfile_gives_the_tone_back(container, subtype):
 
 def test_stereo_is_averaged_not_cut_to_its_first_channel():
     stereo = np.stack([TONE, -0.5 * TONE], axis=1)
-    x, _ = audio.read(wav_bytes(stereo))
-    np.testing.assert_allclose(audio.to_mono(x), TONE * 0.25, atol=1e-4)
+    x, _ = read(wav_bytes(stereo))
+    np.testing.assert_allclose(to_mono(x), TONE * 0.25, atol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
 def test_any_rate_becomes_16_khz_with_the_tone_where_it_was(rate):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
-    x, read_rate = audio.read(wav_bytes(tone, rate))
-    y = audio.resample(audio.to_mono(x), read_rate, 16000)
+    x, read_rate = read(wav_bytes(tone, rate))
+    y = resample(to_mono(x), read_rate, 16000)
     assert len(y) == 16000
     assert np.argmax(np.abs(np.fft.rfft(y))) == 440
 
@@ -162,13 +165,13 @@ def with_data_size(data: bytes, size: int) -> bytes:
 def test_a_header_without_the_data_size_as_streams_have_is_understood(size, riff_size):
     data = with_data_size(wav_bytes(), size)
     data = data[:4] + struct.pack("<I", riff_size) + data[8:]
-    x, _ = audio.read(data)
+    x, _ = read(data)
     np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
 
 
 def test_a_chunk_after_the_data_is_not_taken_for_audio():
     data = wav_bytes() + b"LIST" + struct.pack("<I", 4) + b"INFO"
-    assert audio.read(data)[0].shape == (8000, 1)
+    assert read(data)[0].shape == (8000, 1)
 
 
 BAD = {
@@ -200,27 +203,27 @@ BAD = {
 def test_bad_input_is_named_by_one_family_that_is_a_value_error_too(case):
     source, message = BAD[case]
     with pytest.raises(AudioError, match=message) as caught:
-        audio.read(source)
+        read(source)
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, ZipEnhancerError)
 
 
 @pytest.mark.parametrize("name", ["missing.wav", "a/b/c.flac", "x" * 70])
 def test_a_missing_path_is_a_file_not_found_error_that_names_it(name, tmp_path):
     with pytest.raises(AudioNotFoundError, match=name) as caught:
-        audio.read(str(tmp_path / name))
+        read(str(tmp_path / name))
     assert isinstance(caught.value, FileNotFoundError)
 
 
 def test_a_folder_is_named_as_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="is a folder"):
-        audio.read(tmp_path)
+        read(tmp_path)
 
 
 def test_a_file_open_as_text_is_refused(tmp_path):
     path = tmp_path / "tone.wav"
     path.write_bytes(wav_bytes())
     with open(path, encoding="latin-1") as file, pytest.raises(AudioError, match="'rb'"):
-        audio.read(file)
+        read(file)
 
 
 # ---- containers that need ffmpeg ----------------------------------------------------------------
@@ -254,7 +257,7 @@ def test_ffmpeg_reads_what_libsndfile_can_not(head, demuxer, ffmpeg, tmp_path):
     path = tmp_path / "talk.m4a"
     path.write_bytes(head)
     for source in (path, head):
-        x, rate = audio.read(source)
+        x, rate = read(source)
         assert rate == 16000
         np.testing.assert_allclose(x[:, 0], TONE, atol=1 / 32768)
         said = (tmp_path / "args").read_text()
@@ -265,13 +268,13 @@ def test_without_ffmpeg_the_container_is_named_with_what_to_install(tmp_path, mo
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "talk.m4a").write_bytes(MP4)
     with pytest.raises(AudioError, match="talk.m4a' is an MP4 container.*install ffmpeg"):
-        audio.read(tmp_path / "talk.m4a")
+        read(tmp_path / "talk.m4a")
 
 
 def test_what_ffmpeg_can_not_read_either_is_named_in_its_words(ffmpeg):
     ffmpeg("echo first >&2; echo 'moov atom not found' >&2; exit 1")
     with pytest.raises(AudioError, match=r"MP4 container that ffmpeg can't read \(moov atom not found\)"):
-        audio.read(MP4)
+        read(MP4)
 
 
 # ---- output ------------------------------------------------------------------------------------
@@ -279,14 +282,14 @@ def test_what_ffmpeg_can_not_read_either_is_named_in_its_words(ffmpeg):
 
 def test_full_scale_is_clipped_and_never_wraps():
     x = np.array([1.0, -1.0, 2.0, -3.0, 0.5 / 32768, 0.0])
-    assert audio.pcm16(x).tolist() == [32767, -32768, 32767, -32768, 0, 0]
+    assert pcm16(x).tolist() == [32767, -32768, 32767, -32768, 0, 0]
 
 
-@pytest.mark.parametrize("suffix", sorted(audio.FORMATS))
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
 def test_the_suffix_names_the_format_and_nothing_else_is_left(suffix, tmp_path):
     path = tmp_path / f"out{suffix}"
-    audio.write(path, TONE, 16000)
-    x, _ = audio.read(path)
+    write(path, TONE, 16000)
+    x, _ = read(path)
     assert np.abs(x).max() == pytest.approx(0.5, abs=0.1)
     assert os.listdir(tmp_path) == [path.name]
 
@@ -294,7 +297,7 @@ def test_the_suffix_names_the_format_and_nothing_else_is_left(suffix, tmp_path):
 @pytest.mark.parametrize("name", ["missing/out.wav", "out.xyz", "out"])
 def test_an_output_that_can_not_be_is_refused(name, tmp_path):
     with pytest.raises(OutputError, match=Path(name).name):
-        audio.check_output(tmp_path / name)
+        check_output(tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
@@ -306,9 +309,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_half_written(tmp_pat
         Path(name).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(audio.soundfile, "write", full)
+    monkeypatch.setattr(soundfile, "write", full)
     with pytest.raises(OutputError, match="No space left"):
-        audio.write(path, TONE, 16000)
+        write(path, TONE, 16000)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.wav"]
 
 
@@ -318,13 +321,13 @@ def test_a_full_disk_leaves_nothing_behind_and_says_how_much_is_free(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
     try:
         with pytest.raises(OutputError, match="MB are free there"):
-            audio.write(tmp_path / "out.wav", TONE, 16000)
+            write(tmp_path / "out.wav", TONE, 16000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("suffix", sorted(audio.FORMATS))
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
 def test_the_bytes_are_those_that_the_file_would_have(suffix, tmp_path):
-    x, rate = audio.read(audio.encode(TONE, 16000, suffix))
+    x, rate = read(encode(TONE, 16000, suffix))
     assert rate == 16000 and np.abs(x).max() == pytest.approx(0.5, abs=0.1)

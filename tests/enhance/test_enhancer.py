@@ -10,7 +10,7 @@ from modelscope_zipenhancer.enhance.enhancer import MODELS, Enhancer, find_model
 from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
 from modelscope_zipenhancer.network.checkpoint import load_model
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy_speech.wav"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "noisy_speech.wav"
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 
 
