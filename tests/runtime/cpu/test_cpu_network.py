@@ -23,7 +23,7 @@ from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
 from modelscope_zipenhancer.runtime.cpu.winograd import WinogradBlock, matrices
 from modelscope_zipenhancer.runtime.cpu.zipformer_layer import FastLayer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 TINY_STACK = StackConfig(2, 2, query_dim=8, value_dim=6, feedforward_dim=96)
 ODD_STACKS = (
