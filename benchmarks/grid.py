@@ -31,7 +31,7 @@ GRIDS = {  # window, past, ahead, fade in seconds
 
 def recordings(clean_dir: str, noise_dir: str, count: int):
     """(noisy, clean) pairs of 30 s at 0, 5 and 10 dB; the second half 10 dB louder."""
-    from modelscope_zipenhancer.train.mixer import AudioFolder
+    from modelscope_zipenhancer.train.folders import AudioFolder
 
     rng = np.random.default_rng(0)
     speech, noise = AudioFolder(clean_dir), AudioFolder(noise_dir)

@@ -43,7 +43,7 @@ def model_dir(name: str, folder: Path) -> str:
 
     from modelscope_zipenhancer.network.config import ModelConfig
     from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
-    from modelscope_zipenhancer.train.loop import save_model_dir
+    from modelscope_zipenhancer.train.run_folder import save_model_dir
 
     torch.manual_seed(0)
     save_model_dir(ZipEnhancer(ModelConfig()), str(folder))

@@ -113,7 +113,7 @@ def run_python(tmp_path):
 @pytest.fixture
 def folders(tmp_path):
     """Clean and noise, as AudioFolders."""
-    from modelscope_zipenhancer.train.mixer import AudioFolder
+    from modelscope_zipenhancer.train.folders import AudioFolder
 
     rng = np.random.default_rng(0)
     for kind, level in (("clean", 0.1), ("noise", 0.02)):

@@ -9,6 +9,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..train import loop
 from ..train.allocator import keep_freed_memory
 from ..train.config import read_config
+from ..train.distributed import processes
 from ..train.validate import Validation
 
 
@@ -23,7 +24,7 @@ def run(args) -> int:
     keep_freed_memory()
     config = read_config(args.config, args.settings)
     batches = config.batches()
-    with loop.processes() as rank:
+    with processes() as rank:
         logging.basicConfig(
             level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s"
         )

@@ -21,7 +21,8 @@ from ..enhance import overlap_add as engine
 from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
 from ..network.checkpoint import load_weights, save_weights
 from ..network.config import ModelConfig, model_dir_configuration
-from ..network.zipenhancer import ZipEnhancer, unit_rms_gain
+from ..network.spectrum import unit_rms_gain
+from ..network.zipenhancer import ZipEnhancer
 from ..runtime.pytorch import TorchBackend
 from . import register_classes
 
@@ -59,7 +60,7 @@ class ZipEnhancerModel(TorchModel):
         """
         noisy, outputs = inputs["noisy"], {}
         if "clean" in inputs:
-            from ..train.loop import training_losses
+            from ..train.objective import training_losses
 
             # The losses expect the scale that the network sees. A silent item has none: as it is.
             gain = unit_rms_gain(noisy)

@@ -16,7 +16,9 @@ from ..enhance.enhancer import find_model
 from ..errors import ConfigError
 from ..network.config import ModelConfig
 from . import losses
-from .mixer import AudioFolder, Mixer, MixOptions, PairFolder
+from .folders import AudioFolder
+from .mixer import Mixer, MixOptions
+from .pairs import PairFolder
 
 CONFIGS = os.path.join(os.path.dirname(__file__), "configs")
 OPTIMIZERS = ("adamw", "scaled_adam")

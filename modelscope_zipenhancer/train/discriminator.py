@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..evaluate.measures import MetricError, need, pesq
+from ..network.spectrum import mag_pha_stft
+from .config import TrainOptions
+from .distributed import parallel
+from .schedules import learning_rate
 
 
 class MetricDiscriminator(nn.Module):
@@ -80,3 +84,28 @@ def generator_loss(discriminator: nn.Module, clean_mag: Tensor, mag: Tensor) -> 
     fixed = {name: p.detach() for name, p in discriminator.named_parameters()}
     score = torch.func.functional_call(discriminator, fixed, (clean_mag, mag))
     return F.mse_loss(score, torch.ones_like(score))
+
+
+class Judge:
+    """The metric discriminator and its optimiser (train/metric.py), for weights['metric'] above 0."""
+
+    def __init__(self, options: TrainOptions, device):
+        self.network = MetricDiscriminator().to(device).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=(0.8, 0.99))
+        self.options = options
+        self.parallel = parallel(self.network)
+
+    def loss(self, clean_mag: torch.Tensor, mag: torch.Tensor) -> torch.Tensor:
+        return generator_loss(self.network, clean_mag, mag)
+
+    def learn(self, step: int, clean: torch.Tensor, wave: torch.Tensor) -> torch.Tensor:
+        """A step towards the PESQ of `wave`, (B, samples); returns the discriminator's loss."""
+        scores, valid = normalised_pesq(clean, wave)
+        (clean_mag, *_), (mag, *_) = mag_pha_stft(clean), mag_pha_stft(wave)
+        loss = discriminator_loss(self.parallel, clean_mag, mag, scores, valid)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.25 * learning_rate(self.options, step)
+        self.optimizer.step()
+        return loss

@@ -1,23 +1,14 @@
-"""Zipformer's optimiser and learning rate (Yao et al., arXiv 2310.11230)."""
+"""Zipformer's optimiser (Yao et al., arXiv 2310.11230), and the choice of one."""
 
 import torch
 
+from .config import TrainOptions
 
-def eden(
-    base: float,
-    step: int,
-    epoch: float,
-    *,
-    step_scale: float = 7500.0,
-    epoch_scale: float = 3.5,
-    warmup: int = 500,
-) -> float:
-    """The learning rate of `step`, counted from 0, when `epoch` epochs are done.
 
-    Falls with the root of both once they are past their scales; rises from base / 2 over `warmup` steps.
-    """
-    fall = ((step / step_scale) ** 2 + 1) ** -0.25 * ((epoch / epoch_scale) ** 2 + 1) ** -0.25
-    return base * fall * min(1.0, 0.5 + 0.5 * step / warmup)
+def make_optimizer(options: TrainOptions, model: torch.nn.Module) -> torch.optim.Optimizer:
+    if options.optimizer == "scaled_adam":
+        return ScaledAdam(model.parameters(), lr=0.0)
+    return torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.8, 0.99), weight_decay=0.01)
 
 
 class ScaledAdam(torch.optim.Optimizer):

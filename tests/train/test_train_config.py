@@ -19,7 +19,8 @@ from modelscope_zipenhancer.errors import CheckpointError, ConfigError
 from modelscope_zipenhancer.network.config import ModelConfig
 from modelscope_zipenhancer.train.config import CONFIGS, read_config
 from modelscope_zipenhancer.train.loop import train
-from modelscope_zipenhancer.train.mixer import Mixer, PairFolder
+from modelscope_zipenhancer.train.mixer import Mixer
+from modelscope_zipenhancer.train.pairs import PairFolder
 
 NAMES = sorted(os.path.splitext(name)[0] for name in os.listdir(CONFIGS))
 

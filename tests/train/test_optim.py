@@ -10,7 +10,8 @@ from modelscope_zipenhancer.train.discriminator import (
     generator_loss,
     normalised_pesq,
 )
-from modelscope_zipenhancer.train.optim import ScaledAdam, eden
+from modelscope_zipenhancer.train.optim import ScaledAdam
+from modelscope_zipenhancer.train.schedules import eden
 
 
 def test_edens_rate_by_hand():

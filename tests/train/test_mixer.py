@@ -13,12 +13,9 @@ from modelscope_zipenhancer.train.augment import (
     wandering_gain,
     with_direct_sound,
 )
-from modelscope_zipenhancer.train.mixer import (
-    AudioFolder,
-    Mixer,
-    MixOptions,
-    PairFolder,
-)
+from modelscope_zipenhancer.train.folders import AudioFolder
+from modelscope_zipenhancer.train.mixer import Mixer, MixOptions
+from modelscope_zipenhancer.train.pairs import PairFolder
 
 
 def test_a_batch_is_fixed_by_seed_and_step_alone(folders):
