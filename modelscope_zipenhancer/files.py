@@ -1,28 +1,57 @@
-"""Files that are whole or not there: written under a temporary name, then renamed. And folders."""
+"""Files that are whole or not there, and the recordings in folders."""
 
 import contextlib
+import logging
 import os
 import threading
+from collections.abc import Iterator
 
-from .errors import OutputError
+from .errors import AudioNotFoundError, OutputError, ZipEnhancerError
+
+logger = logging.getLogger(__name__)
+
+# In a folder, a file with one of these suffixes is taken for a recording.
+RECORDING_SUFFIXES = frozenset(
+    [
+        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"),  # as audio.write writes
+        *(".aifc", ".au", ".caf", ".oga", ".rf64", ".snd", ".w64", ".wave"),
+        *(".aac", ".amr", ".m4a", ".m4v", ".mkv", ".mov", ".mp4", ".weba", ".webm", ".wma"),
+    ]
+)
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it on error."""
+def replacing(path: str | os.PathLike) -> Iterator[str]:
+    """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it on error.
+
+    Raises OutputError for an OSError of the writing; errors of this package pass as they are.
+    """
     path = os.fspath(path)
     # The process and thread in the name: two that write one path don't write one temporary.
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, ZipEnhancerError):
+            raise OutputError(f"{path!r} can't be written: {error.strerror or error}") from error
         raise
 
 
-def make_folder(path) -> None:
+def check_folder(path: str | os.PathLike) -> str:
+    """The path as text, if a file can be written there; otherwise OutputError. Writes nothing."""
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise OutputError(f"{path!r} can't be written: there is no folder {folder!r}, create it first")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path!r} can't be written: it is a folder, or its folder is not writable")
+    return path
+
+
+def make_folder(path: str | os.PathLike) -> None:
     """Create a folder and its parents, '' is the current one; OutputError if that can't be."""
     try:
         os.makedirs(path or ".", exist_ok=True)
@@ -30,3 +59,45 @@ def make_folder(path) -> None:
         raise OutputError(
             f"the folder {os.fspath(path)!r} can't be made: {error.strerror}; name another"
         ) from error
+
+
+def recordings(folder: str | os.PathLike, skip: str | os.PathLike | None = None) -> Iterator[str]:
+    """Paths of the recordings below a folder, by suffix, sorted by their folder and then their name.
+
+    What is hidden (its name begins with a dot) is left out, as is the folder `skip`. A link to a folder is
+    followed, but each folder is read once, under its own name where it has one below `folder`: a link
+    to a parent doesn't go round. A name that isn't text in the file system's encoding comes as
+    os.fsdecode makes it, and leads to its file. A folder below that can't be read is named in a warning;
+    raises AudioNotFoundError if `folder` itself can't.
+    """
+    folder = os.fspath(folder)
+
+    def unread(error: OSError) -> None:
+        if error.filename == folder:
+            raise AudioNotFoundError(f"the folder {folder!r} can't be read: {error.strerror}") from error
+        logger.warning("left out: the folder %r can't be read: %s", error.filename, error.strerror)
+
+    seen = {real_path(skip)} - {real_path(folder)} if skip else set()
+    found, starts = [], [folder]
+    for start in starts:  # grows: links wait until the folders that are really there have been read
+        for parent, folders, files in os.walk(start, onerror=unread):
+            real = real_path(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != ".")
+            starts += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+            found += [(parent, name) for name in files if name[0] != "." and is_recording(name)]
+    for parent, name in sorted(found):
+        yield os.path.join(parent, name)
+
+
+def is_recording(name: str) -> bool:
+    """Whether a file of this name is taken for a recording, by its suffix."""
+    return os.path.splitext(name)[1].lower() in RECORDING_SUFFIXES
+
+
+def real_path(path: str | os.PathLike) -> str:
+    """The one name of a file or folder: absolute, links resolved, case as the file system compares it."""
+    return os.path.normcase(os.path.realpath(os.fspath(path)))

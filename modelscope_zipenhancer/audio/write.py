@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from ..errors import OutputError
-from ..files import replacing
+from ..files import check_folder, replacing
 from .samples import pcm16
 
 # suffix -> (libsndfile's format, subtype)
@@ -29,12 +29,7 @@ def check_output(path) -> str:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
         raise OutputError(f"{path!r}: unknown audio format {suffix!r}, known are {', '.join(FORMATS)}")
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise OutputError(f"{path!r} can't be written: there is no folder {folder!r}, create it first")
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path!r} can't be written: it is a folder, or its folder is not writable")
-    return path
+    return check_folder(path)
 
 
 def write(path, x: np.ndarray, sample_rate: int) -> None:
@@ -49,7 +44,7 @@ def write(path, x: np.ndarray, sample_rate: int) -> None:
     try:
         with replacing(path) as temporary:
             soundfile.write(temporary, x, sample_rate, format=container, subtype=subtype)
-    except (OSError, soundfile.SoundFileError, ValueError) as error:
+    except (soundfile.SoundFileError, ValueError) as error:
         # libsndfile says "System error." of a full disk
         free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
         raise OutputError(

@@ -7,7 +7,8 @@ import sys
 import time
 
 from .. import __version__
-from ..errors import OptionError, OutputError
+from ..errors import OptionError
+from ..files import check_folder
 
 
 def add_arguments(parser) -> None:
@@ -147,12 +148,12 @@ def enhanced(args, jobs: list):
         return
     from ..corpus import run as batch
     from ..enhance.enhancer import Enhancer
-    from ..enhance.overlap_add import chunks_at_once
+    from ..runtime.backend import preferred_batch_size
     from ..runtime.batching import AT_ONCE
 
     load = (args.model, args.device, args.backend, args.precision)
     enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
-    together = chunks_at_once(enhancer.backend) > 1
+    together = preferred_batch_size(enhancer.backend) > 1
     count = min(args.jobs or (AT_ONCE if together else 1), len(jobs))
     with Bar(jobs) as bar:
         if count == 1:
@@ -278,14 +279,5 @@ def write_report(args, results: list, total: int, spent: float, interrupted: boo
         "rtf": round(spent / seconds, 4) if seconds else None,
         "results": [vars(result) for result in results],
     }
-    try:
-        with replacing(args.report) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1, ensure_ascii=False)
-    except OSError as error:
-        raise OutputError(f"{args.report!r} can't be written: {error}") from error
-
-
-def check_folder(path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise OutputError(f"{path!r} can't be written: there is no folder {folder!r}, create it first")
+    with replacing(args.report) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1, ensure_ascii=False)

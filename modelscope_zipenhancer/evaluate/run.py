@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import AudioError, AudioNotFoundError, OutputError, ZipEnhancerError
+from ..errors import AudioError, AudioNotFoundError, ZipEnhancerError
 from ..files import make_folder, replacing
 from ..names import SAMPLE_RATE
 from .measures import (
@@ -227,11 +227,8 @@ def save_spectrograms(path, signals: dict) -> None:
     axes.set(xlabel="seconds")
     figure.colorbar(image, ax=figure.axes, label="dB")
     make_folder(os.path.dirname(os.path.abspath(path)))
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=90)
-    except OSError as error:
-        raise OutputError(f"{os.fspath(path)!r} can't be written: {error}") from error
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
 
 
 # ---- reports
@@ -265,24 +262,21 @@ def _cell(mean: Mean | None, decimals: int, files: int) -> str:
 
 def write_csv(path, reports: dict) -> None:
     """Lines of each system: its files, what was left out and why, then means, ci95 and counts."""
-    try:
-        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            out = csv.DictWriter(file, ["system", "kind", "name", *MEASURES, "problem"])
-            out.writeheader()
-            for system, report in reports.items():
-                for name, values in report.rows.items():
-                    out.writerow({"system": system, "kind": "file", "name": name} | values)
-                for f in report.failures:
-                    line = {"system": system, "kind": "failure", "name": f.name}
-                    out.writerow(line | {"problem": f"{f.what}: {f.reason}"})
-                for name, files in [*report.by_snr().items(), ("all", None)]:
-                    means = report.means(files)
-                    name = name if files is None else f"{name:g} dB"
-                    for kind, of in (("mean", "mean"), ("ci95", "interval"), ("count", "count")):
-                        values = {key: getattr(mean, of) for key, mean in means.items()}
-                        out.writerow({"system": system, "kind": kind, "name": name} | values)
-    except OSError as error:
-        raise OutputError(f"{os.fspath(path)!r} can't be written: {error}") from error
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        out = csv.DictWriter(file, ["system", "kind", "name", *MEASURES, "problem"])
+        out.writeheader()
+        for system, report in reports.items():
+            for name, values in report.rows.items():
+                out.writerow({"system": system, "kind": "file", "name": name} | values)
+            for f in report.failures:
+                line = {"system": system, "kind": "failure", "name": f.name}
+                out.writerow(line | {"problem": f"{f.what}: {f.reason}"})
+            for name, files in [*report.by_snr().items(), ("all", None)]:
+                means = report.means(files)
+                name = name if files is None else f"{name:g} dB"
+                for kind, of in (("mean", "mean"), ("ci95", "interval"), ("count", "count")):
+                    values = {key: getattr(mean, of) for key, mean in means.items()}
+                    out.writerow({"system": system, "kind": kind, "name": name} | values)
 
 
 def changes(before: Report, after: Report, key: str) -> dict:

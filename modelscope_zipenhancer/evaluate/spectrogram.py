@@ -6,7 +6,7 @@ import numpy as np
 
 from ..audio.samples import to_mono
 from ..errors import OutputError, ZipEnhancerError
-from ..files import replacing
+from ..files import check_folder, replacing
 
 COLUMNS = 1200  # of the picture: a longer recording shows each column's extremes, or its middle frame
 RANGE_DB = 80.0  # of the colours, below the loudest bin of either recording
@@ -43,21 +43,16 @@ def save_plot(path, before: np.ndarray, after: np.ndarray, before_rate: int, aft
         )
         spectrogram.set(xlabel="seconds", ylabel="kHz", ylim=(0, max(before_rate, after_rate) / 2000))
     figure.colorbar(image, ax=rows[1], label="dB")
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=100)
-    except OSError as error:
-        raise OutputError(f"{path!r} can't be written: {error}") from error
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 def check_plot(path) -> str:
     """The path as text, if a picture can be drawn there, else the errors of `save_plot`."""
     path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
     if not path.lower().endswith(".png"):
         raise OutputError(f"{path!r}: the picture is a PNG, name it .png")
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path!r} can't be written: there is no folder {folder!r} to write to")
+    check_folder(path)
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

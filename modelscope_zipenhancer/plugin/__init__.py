@@ -185,16 +185,12 @@ def install_pth() -> str:
 
     Returns its path. Raises OutputError where that folder can't be written.
     """
-    from ..errors import OutputError
     from ..files import replacing
 
     # One line, as site.py executes it; silent where the package has been uninstalled.
     line = f"import sys; exec('try:\\n import {ROOT}\\nexcept ImportError:\\n pass')\n"
-    try:
-        with replacing(pth_path()) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(line)
-    except OSError as error:
-        raise OutputError(f"{pth_path()} can't be written: {error}") from error
+    with replacing(pth_path()) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(line)
     return pth_path()
 
 
