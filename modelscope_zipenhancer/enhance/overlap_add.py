@@ -124,18 +124,15 @@ class StreamingSession:
             yield from self._backend(batch, *(np.repeat(gain, len(batch)) for gain in self._gain))
 
 
-def enhance(
-    backend, x: np.ndarray, stitch: str = "crossfade", grid: Grid = Grid(), progress=None
-) -> np.ndarray:
+def enhance(backend, x: np.ndarray, grid: Grid = Grid(), progress=None) -> np.ndarray:
     """Enhance a whole recording: float32 (samples,) at 16 kHz in, as many out, at the same level.
 
-    Up to 6 s in one pass. Beyond, stitch='crossfade' cuts by `grid`; stitch='builtin' makes the
-    built-in's hard splices of 2 s windows, for comparison. progress(samples_done, samples) is called
-    after each chunk, or batch of them.
+    Up to 6 s in one pass, beyond in chunks of `grid`. progress(samples_done, samples) is called after
+    each chunk, or batch of them.
     """
     samples = len(x)
     out, done = np.empty(samples, np.float32), 0
-    for piece in pieces(backend, x, stitch, grid):
+    for piece in pieces(backend, x, grid):
         out[done : done + len(piece)] = piece
         done += len(piece)
         if progress and len(piece):
@@ -144,17 +141,13 @@ def enhance(
     return out
 
 
-def pieces(backend, x: np.ndarray, stitch: str = "crossfade", grid: Grid = Grid()):
+def pieces(backend, x: np.ndarray, grid: Grid = Grid()):
     """What `enhance` returns, piece by piece: for recordings whose output should not be held twice."""
-    if stitch not in ("crossfade", "builtin"):
-        raise ValueError(f"stitch={stitch!r}: 'crossfade' or 'builtin'")
     x = np.asarray(x, np.float32)
     if len(x) <= ONE_PASS:
         padded = np.pad(x, (0, max(0, MINIMUM - len(x))))
         return iter([backend(padded[None])[0][: len(x)]])
-    return (
-        _builtin_windows(backend, x) if stitch == "builtin" else _chunks(StreamingSession(backend, grid), x)
-    )
+    return _chunks(StreamingSession(backend, grid), x)
 
 
 def _chunks(session: StreamingSession, x: np.ndarray):
@@ -164,18 +157,3 @@ def _chunks(session: StreamingSession, x: np.ndarray):
         yield session.feed(x[start:stop])
         start, stop = stop, stop + session.batch * grid.hop
     yield session.flush()
-
-
-def _builtin_windows(backend, x: np.ndarray):
-    """2 s windows every 1.5 s; of each the first and last 250 ms are dropped.
-
-    The built-in leaves the end of the last window unwritten, up to 250 ms of zeros; here it is kept.
-    """
-    window, stride, dropped = 2 * SAMPLE_RATE, 3 * SAMPLE_RATE // 2, SAMPLE_RATE // 4
-    starts = range(0, len(x) - window + stride, stride)
-    for start in starts:
-        chunk = x[start : start + window]
-        padded = np.pad(chunk, (0, window - len(chunk)))
-        first = 0 if start == 0 else dropped
-        last = len(chunk) if start == starts[-1] else window - dropped
-        yield backend(padded[None])[0][first:last]

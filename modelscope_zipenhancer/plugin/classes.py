@@ -17,18 +17,20 @@ from ..audio.read import read
 from ..audio.resample import resample
 from ..audio.samples import pcm16, to_mono
 from ..audio.write import check_output, write
-from ..enhance import overlap_add as engine
+from ..enhance import overlap_add
+from ..errors import OptionError
 from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
 from ..network.checkpoint import load_weights, save_weights
 from ..network.config import ModelConfig, model_dir_configuration
 from ..network.spectrum import unit_rms_gain
 from ..network.zipenhancer import ZipEnhancer
 from ..runtime.pytorch import TorchBackend
-from . import register_classes
+from . import builtin_windows, register_classes
 
 ACTIVE_LEVEL = 10 ** (-25 / 20)  # RMS that audio_norm gives to the louder parts, -25 dBFS
 BLOCK = 1 << 20  # samples that are in float64 at a time: an hour is never float64 as a whole
 LEVELS = ("modelscope", "input")
+STITCHES = {"crossfade": overlap_add.pieces, "builtin": builtin_windows.pieces}
 
 
 class ZipEnhancerModel(TorchModel):
@@ -103,9 +105,10 @@ class ZipEnhancerPipeline(Pipeline):
         self, model, level="modelscope", stitch="crossfade", precision="fp32", compile=False, **kwargs
     ):
         """level: 'modelscope', louder parts at -25 dBFS whatever came in, as ModelScope's own pipeline
-        has it; or 'input', the recording's own level. stitch: see `engine.enhance`. Both can also be
-        given in a call. precision, compile: see TorchBackend. kwargs: as ModelScope's Pipeline takes them;
-        others are ignored.
+        has it; or 'input', the recording's own level. stitch, beyond 6 s: 'crossfade', or 'builtin', the
+        built-in's hard splices of 2 s windows, for comparison. Both can also be given in a call.
+        precision, compile: see TorchBackend. kwargs: as ModelScope's Pipeline takes them; others are
+        ignored.
         """
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
         kwargs["preprocessor"] = kwargs.get("preprocessor") or read
@@ -114,7 +117,7 @@ class ZipEnhancerPipeline(Pipeline):
         super().__init__(model=model, **kwargs)
         if not isinstance(self.model, ZipEnhancerModel):
             raise TypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
-        self.level, self.stitch = _known_level(level), stitch
+        self.level, self.stitch = _known_level(level), _known_stitch(stitch)
         self.backend = TorchBackend(self.model.model, precision, compile)
         self._auto_collate = False  # the engine sends chunks to the device, never the whole recording
         # On the device now: the first call would hold a lock for ever if there is no memory for it.
@@ -125,7 +128,7 @@ class ZipEnhancerPipeline(Pipeline):
         reading = {"sample_rate": parameters.get("sample_rate")}
         work = {
             "level": _known_level(parameters.get("level") or self.level),
-            "stitch": parameters.get("stitch") or self.stitch,
+            "stitch": _known_stitch(parameters.get("stitch") or self.stitch),
         }
         output_path = parameters.get("output_path")
         if output_path is not None:
@@ -156,7 +159,7 @@ class ZipEnhancerPipeline(Pipeline):
 
         def enhanced(noisy, scale):
             pcm = io.BytesIO()
-            for piece in engine.pieces(self.backend, noisy, stitch=stitch):
+            for piece in STITCHES[stitch](self.backend, noisy):
                 if level == "input":
                     piece = piece / np.float32(scale)
                 pcm.write(pcm16(piece))
@@ -226,6 +229,12 @@ def _known_level(level: str) -> str:
     if level not in LEVELS:
         raise ValueError(f"level={level!r}: {' or '.join(map(repr, LEVELS))}")
     return level
+
+
+def _known_stitch(stitch: str) -> str:
+    if stitch not in STITCHES:
+        raise OptionError(f"stitch={stitch!r}: {' or '.join(map(repr, STITCHES))}")
+    return stitch
 
 
 register_classes()
