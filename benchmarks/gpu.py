@@ -18,11 +18,12 @@ import torch
 from limit import peaks, seconds
 from speed import network, variant
 
-from modelscope_zipenhancer.enhance.enhancer import Enhancer, find_model
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.names import SAMPLE_RATE
 from modelscope_zipenhancer.network.checkpoint import load_model
+from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.network.summary import flops_per_second
-from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
+from modelscope_zipenhancer.runtime.gpu import GpuNetwork
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy_speech.wav"
@@ -60,7 +61,7 @@ def main() -> None:
         best = 1e9 * max(peaks(dtype, args.device, 32 if cuda else 1).values())
         for compiled in (False, True) if args.compile else (False,):
             for batch in args.batches:
-                form = DeviceNetwork(model, dtype, compiled)
+                form = GpuNetwork(model, dtype, compiled)
                 waveform = noise(batch, int(args.seconds * SAMPLE_RATE))
                 took = seconds(lambda f=form, w=waveform: f.denoise(w), args.device, args.repeats)
                 rate = batch * args.seconds / took
@@ -85,9 +86,9 @@ def main() -> None:
 
     tiny = load_model(find_model("tiny")).to(args.device)
     speech = torch.from_numpy(soundfile.read(EXAMPLE, dtype="float32")[0])[None, : 4 * SAMPLE_RATE]
-    exact = DeviceNetwork(tiny).denoise(speech)
+    exact = GpuNetwork(tiny).denoise(speech)
     for precision in args.precisions:
-        error = DeviceNetwork(tiny, DTYPES[precision]).denoise(speech) - exact
+        error = GpuNetwork(tiny, DTYPES[precision]).denoise(speech) - exact
         ratio = float(error.norm() / exact.norm())
         print(f"\ntiny in {precision}: {20 * np.log10(ratio + 1e-12):.1f} dB from fp32")
 

@@ -15,7 +15,8 @@ from pesq import pesq
 from modelscope_zipenhancer.audio.read import read
 from modelscope_zipenhancer.audio.samples import to_mono
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.enhance.overlap_add import Grid, StreamingSession
+from modelscope_zipenhancer.enhance.grid import Grid
+from modelscope_zipenhancer.enhance.overlap_add import StreamingSession
 from modelscope_zipenhancer.evaluate.measures import si_sdr
 from modelscope_zipenhancer.names import SAMPLE_RATE
 from modelscope_zipenhancer.plugin import builtin_windows
@@ -39,7 +40,7 @@ def recordings(clean_dir: str, noise_dir: str, count: int):
     for i in range(count):
         parts = []
         while sum(map(len, parts)) < SECONDS * SAMPLE_RATE:
-            path = speech.files[rng.integers(len(speech.files))][0]
+            path = speech.recordings[rng.integers(len(speech.recordings))].path
             parts.append(to_mono(read(path)[0]))
         clean = np.concatenate(parts)[: SECONDS * SAMPLE_RATE]
         clean[len(clean) // 2 :] *= 10 ** (10 / 20)

@@ -36,7 +36,7 @@ print(json.dumps({"loaded": loaded, "peak": rss(), "seconds": spent, "samples": 
 
 def model_dir(name: str, folder: Path) -> str:
     if name != "s":
-        from modelscope_zipenhancer.enhance.enhancer import find_model
+        from modelscope_zipenhancer.network.pretrained import find_model
 
         return find_model(name)
     import torch

@@ -28,11 +28,12 @@ import numpy as np
 import torch
 from limit import peaks
 
-from modelscope_zipenhancer.enhance.enhancer import find_model
-from modelscope_zipenhancer.enhance.overlap_add import ONE_PASS, enhance
+from modelscope_zipenhancer.enhance.grid import ONE_PASS
+from modelscope_zipenhancer.enhance.overlap_add import enhance
 from modelscope_zipenhancer.names import SAMPLE_RATE
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.config import ModelConfig
+from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.network.summary import flops_per_second
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend

@@ -21,9 +21,10 @@ import numpy as np
 from grid import recordings
 
 from modelscope_zipenhancer.audio.samples import pcm16
-from modelscope_zipenhancer.enhance.enhancer import Enhancer, find_model
-from modelscope_zipenhancer.enhance.streaming import AHEAD_MS, CHUNK_MS, FADE_MS, PAST_MS
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
+from modelscope_zipenhancer.enhance.grid import AHEAD_MS, CHUNK_MS, FADE_MS, PAST_MS
 from modelscope_zipenhancer.names import SAMPLE_RATE
+from modelscope_zipenhancer.network.pretrained import find_model
 
 AROUND = SAMPLE_RATE // 50  # 20 ms
 LEVEL = SAMPLE_RATE // 20  # 50 ms

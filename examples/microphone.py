@@ -13,7 +13,7 @@ import queue
 import numpy as np
 
 from modelscope_zipenhancer import Enhancer
-from modelscope_zipenhancer.enhance.streaming import CHUNK_MS
+from modelscope_zipenhancer.enhance.grid import CHUNK_MS
 
 CUSHION = 0.3  # seconds of silence played first, so that one slow chunk isn't heard as a gap
 BEHIND = 5.0  # seconds of waiting input that count as too slow

@@ -37,5 +37,13 @@ class CheckpointError(ZipEnhancerError, ValueError):
     """Weights that are unreadable or belong to another network."""
 
 
+class StreamError(ZipEnhancerError, RuntimeError):
+    """A stream that has been flushed was fed."""
+
+
+class DeviceMemoryError(ZipEnhancerError, MemoryError):
+    """Not even one chunk fits into the memory of the GPU."""
+
+
 class OptionError(ZipEnhancerError, ValueError):
     """An argument that can't be: a strength out of range, an unknown backend, no such device."""

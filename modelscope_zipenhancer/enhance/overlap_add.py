@@ -1,57 +1,15 @@
 """The chunk grid and the overlap-add: recordings of any length, and streams, through a backend.
 
-A backend is a callable: float32 (batch, samples) at 16 kHz and, optionally, gain (batch,) in; the
-same shape and level out. Its attribute `batch`, if it has one, is how many chunks of a recording it
-wants at a time. numpy only: nothing here knows what the backend computes.
+numpy only: nothing here knows what the backend (runtime/backend.py) computes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..names import SAMPLE_RATE
-
-ONE_PASS = 6 * SAMPLE_RATE  # samples; up to here a recording is one chunk, as in the built-in
-MINIMUM = 2 * SAMPLE_RATE  # samples; a shorter recording is padded with zeros, as in the built-in
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How a signal is cut, in samples at 16 kHz.
-
-    Each chunk of `window` samples gives its middle: `past` samples at its start and `ahead` at its
-    end are only context. Neighbours are cross-faded over `fade` samples:
-
-        |-- past --|/ fade /|------- new -------|/ fade /|-- ahead --|
-                            |<- hop: from here to here -->|
-
-    More context, more work for a second of output (window / hop) and, at the end, more latency. The
-    default is that of recordings, chosen by the table in docs/design.md.
-    """
-
-    window: int = 4 * SAMPLE_RATE
-    past: int = 0
-    ahead: int = 0
-    fade: int = SAMPLE_RATE // 2
-
-    def __post_init__(self):
-        if self.hop <= 0 or min(self.past, self.ahead, self.fade) < 0 or self.hop < self.fade:
-            raise ValueError(f"{self}: past + ahead + 2 fade must be less than window, none negative")
-
-    @property
-    def hop(self) -> int:
-        """New samples that a chunk adds."""
-        return self.window - self.past - self.ahead - self.fade
-
-    @property
-    def latency(self) -> int:
-        """The most samples between a sample's arrival and its return: all that follow it in a chunk."""
-        return self.window - self.past
-
-
-def chunks_at_once(backend) -> int:
-    """How many chunks of a recording it wants in a batch: its attribute `batch`, 1 if it has none."""
-    return getattr(backend, "batch", 1)
+from ..errors import StreamError
+from ..runtime.backend import Backend, preferred_batch_size
+from .grid import MINIMUM, ONE_PASS, Grid
 
 
 class StreamingSession:
@@ -60,7 +18,7 @@ class StreamingSession:
     What comes back doesn't depend on the sizes of the blocks, and is as long as what went in.
     """
 
-    def __init__(self, backend, grid: Grid = Grid(), gain: float | None = None):
+    def __init__(self, backend: Backend, grid: Grid = Grid(), gain: float | None = None) -> None:
         """gain: one factor to unit RMS for all chunks. By default each chunk is scaled by itself.
 
         The network was trained on stretches of unit RMS, and its instance norms take the level of
@@ -68,20 +26,20 @@ class StreamingSession:
         The scale of a chunk is undone behind the network, so levels don't pump.
         """
         self.grid = grid
-        self._backend, self.batch = backend, chunks_at_once(backend)
+        self._backend, self.batch_size = backend, preferred_batch_size(backend)
         self._gain = () if gain is None else (np.array([gain], np.float32),)
         # The last `window` samples or more; before the signal there was silence.
         self._buffer = np.zeros(grid.window, np.float32)
         self._next = grid.window - grid.past  # where in the buffer the next chunk starts
         self._pending = 0  # samples that came in and have not come back
-        self._tail = None  # the end of the last chunk, faded out
+        self._tail: np.ndarray | None = None  # the end of the last chunk, faded out
         self._rise = ((np.arange(grid.fade) + 0.5) / max(1, grid.fade)).astype(np.float32)
         self._flushed = False
 
     def feed(self, block: np.ndarray) -> np.ndarray:
         """Take float32 (samples,) at 16 kHz, return what is finished: (any number of samples,)."""
         if self._flushed:
-            raise ValueError("this session has been flushed: start a new one")
+            raise StreamError("this session has been flushed: start a new one")
         grid = self.grid
         self._buffer = np.concatenate([self._buffer, np.asarray(block, np.float32)])
         self._pending += len(block)
@@ -117,22 +75,35 @@ class StreamingSession:
             piece[:fade] = piece[:fade] * self._rise[:fade] + self._tail[:fade]
         return piece
 
-    def _enhance(self, chunks: list):
+    def _enhance(self, chunks: list[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield each chunk enhanced, as many at a time as the backend wants."""
-        for start in range(0, len(chunks), self.batch):
-            batch = np.stack(chunks[start : start + self.batch])
+        for start in range(0, len(chunks), self.batch_size):
+            batch = np.stack(chunks[start : start + self.batch_size])
             yield from self._backend(batch, *(np.repeat(gain, len(batch)) for gain in self._gain))
 
 
-def enhance(backend, x: np.ndarray, grid: Grid = Grid(), progress=None) -> np.ndarray:
-    """Enhance a whole recording: float32 (samples,) at 16 kHz in, as many out, at the same level.
+def enhance(
+    backend: Backend,
+    x: np.ndarray,
+    grid: Grid = Grid(),
+    gain: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Enhance a whole recording.
 
-    Up to 6 s in one pass, beyond in chunks of `grid`. progress(samples_done, samples) is called after
-    each chunk, or batch of them.
+    Args:
+        backend: what enhances chunks of it.
+        x: float32 (samples,) at 16 kHz.
+        grid: how it is cut beyond 6 s; up to there it is one chunk.
+        gain: as StreamingSession has it.
+        progress: called as progress(samples done, samples) after each chunk, or batch of them.
+
+    Returns:
+        float32 (samples,), at the same level.
     """
     samples = len(x)
     out, done = np.empty(samples, np.float32), 0
-    for piece in pieces(backend, x, grid):
+    for piece in pieces(backend, x, grid, gain):
         out[done : done + len(piece)] = piece
         done += len(piece)
         if progress and len(piece):
@@ -141,19 +112,27 @@ def enhance(backend, x: np.ndarray, grid: Grid = Grid(), progress=None) -> np.nd
     return out
 
 
-def pieces(backend, x: np.ndarray, grid: Grid = Grid()):
+def pieces(
+    backend: Backend, x: np.ndarray, grid: Grid = Grid(), gain: float | None = None
+) -> Iterator[np.ndarray]:
     """What `enhance` returns, piece by piece: for recordings whose output should not be held twice."""
     x = np.asarray(x, np.float32)
     if len(x) <= ONE_PASS:
         padded = np.pad(x, (0, max(0, MINIMUM - len(x))))
         return iter([backend(padded[None])[0][: len(x)]])
-    return _chunks(StreamingSession(backend, grid), x)
+    return _chunks(StreamingSession(backend, grid, gain), x)
 
 
-def _chunks(session: StreamingSession, x: np.ndarray):
+def unit_rms_gain(x: np.ndarray) -> float | None:
+    """The factor that brings (samples,) to unit RMS; None of silence."""
+    energy = float(np.sum(np.square(x, dtype=np.float64)))
+    return (len(x) / energy) ** 0.5 if energy else None
+
+
+def _chunks(session: StreamingSession, x: np.ndarray) -> Iterator[np.ndarray]:
     grid = session.grid
-    start, stop = 0, (session.batch - 1) * grid.hop + grid.latency  # completes the first batch
+    start, stop = 0, (session.batch_size - 1) * grid.hop + grid.latency  # completes the first batch
     while start < len(x):
         yield session.feed(x[start:stop])
-        start, stop = stop, stop + session.batch * grid.hop
+        start, stop = stop, stop + session.batch_size * grid.hop
     yield session.flush()

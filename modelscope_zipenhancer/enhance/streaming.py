@@ -3,34 +3,17 @@
 The network sees both ways in time, so enhancing a stream means waiting for a chunk of it: `latency_ms`.
 """
 
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any
+
 import numpy as np
 
 from ..audio.resample import check_rate, fit, resampler_delay, stream_resampler
-from ..errors import AudioError, OptionError
+from ..errors import AudioError, OptionError, StreamError
 from ..names import SAMPLE_RATE
-from .overlap_add import Grid, StreamingSession
-
-# The default grid: a window of 2 s every second.
-CHUNK_MS = 1000.0  # new audio in a step
-PAST_MS = 750.0  # heard before it
-AHEAD_MS = 200.0  # waited for after it
-FADE_MS = 50.0  # from one chunk into the next
-
-
-def stream_grid(chunk_ms: float = CHUNK_MS, past_ms: float = PAST_MS, ahead_ms: float = AHEAD_MS) -> Grid:
-    """The engine's grid for these durations; OptionError if it can't be.
-
-    Its latency is chunk + ahead + fade, its work for a second of audio window / chunk.
-    """
-    if not (chunk_ms >= 1 and past_ms >= 0 and ahead_ms >= 0):
-        raise OptionError(
-            f"chunk_ms={chunk_ms}, past_ms={past_ms}, ahead_ms={ahead_ms}: "
-            "the chunk must be 1 or more, the others not negative"
-        )
-    chunk, past, ahead, fade = (
-        round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, past_ms, ahead_ms, min(FADE_MS, chunk_ms))
-    )
-    return Grid(past + chunk + fade + ahead, past, ahead, fade)
+from ..runtime.backend import Backend
+from .grid import Grid
+from .overlap_add import StreamingSession
 
 
 class Stream:
@@ -41,20 +24,20 @@ class Stream:
 
     def __init__(
         self,
-        backend,
+        backend: Backend,
         grid: Grid,
         sample_rate: int = SAMPLE_RATE,
         channels: int = 1,
         gain: float | None = None,
-    ):
-        """backend: as `engine` has it. sample_rate: in Hz, of the blocks that go in and come out.
+    ) -> None:
+        """sample_rate: in Hz, of the blocks that go in and come out.
 
         gain: as StreamingSession has it.
         """
         self.sample_rate, self.channels = check_rate(sample_rate), channels
         if channels < 1:
             raise OptionError(f"channels={channels}: 1 or more")
-        self._grid = grid
+        self._grid, self._flushed = grid, False
         self._lanes = [_Lane(backend, grid, sample_rate, gain) for _ in range(channels)]
 
     @property
@@ -69,24 +52,27 @@ class Stream:
 
         block: (samples,) or (samples, channels), float at full scale +-1 or signed integer. What comes
         back has as many axes. Raises AudioError for a block that doesn't fit or holds NaN; the stream
-        can go on after that.
+        can go on after that. StreamError after `flush`.
         """
+        if self._flushed:
+            raise StreamError("this stream has been flushed: start a new one")
         block = self._checked(block)
         lanes = block[:, None] if block.ndim == 1 else block
         return self._joined([lane.feed(lanes[:, i]) for i, lane in enumerate(self._lanes)], block.ndim)
 
     def flush(self) -> np.ndarray:
         """The end: return the rest, (samples,) of one channel, (samples, channels) of more."""
+        self._flushed = True
         return self._joined([lane.flush() for lane in self._lanes], 1 if self.channels == 1 else 2)
 
-    def run(self, blocks):
+    def run(self, blocks: Iterable) -> Iterator[np.ndarray]:
         """Yield enhanced blocks for an iterable of blocks, the rest at its end."""
         for block in blocks:
             if len(enhanced := self.feed(block)):
                 yield enhanced
         yield self.flush()
 
-    async def run_async(self, blocks):
+    async def run_async(self, blocks: AsyncIterable) -> AsyncIterator[np.ndarray]:
         """`run` for an asynchronous iterable; the event loop goes on while the network computes."""
         import asyncio
 
@@ -98,7 +84,7 @@ class Stream:
     def _joined(self, lanes: list, axes: int) -> np.ndarray:
         return lanes[0] if axes == 1 else np.stack(lanes, axis=1)
 
-    def _checked(self, block) -> np.ndarray:
+    def _checked(self, block: Any) -> np.ndarray:
         block = np.asarray(block)
         if np.issubdtype(block.dtype, np.signedinteger):
             block = block / -float(np.iinfo(block.dtype).min)
@@ -115,30 +101,31 @@ class Stream:
 class _Lane:
     """One channel: resampled to the network's rate, enhanced, resampled back, exactly as long."""
 
-    def __init__(self, backend, grid: Grid, rate: int, gain: float | None):
+    def __init__(self, backend: Backend, grid: Grid, rate: int, gain: float | None) -> None:
         self._session = StreamingSession(backend, grid, gain)
-        self._down = self._up = None
+        self._resamplers = None
         if rate != SAMPLE_RATE:
-            self._down = stream_resampler(rate, SAMPLE_RATE)
-            self._up = stream_resampler(SAMPLE_RATE, rate)
+            self._resamplers = stream_resampler(rate, SAMPLE_RATE), stream_resampler(SAMPLE_RATE, rate)
         self._held = 0  # samples that came in and have not come back
 
     def feed(self, block: np.ndarray) -> np.ndarray:
         self._held += len(block)
-        if self._down is None:
+        if self._resamplers is None:
             enhanced = self._session.feed(block)
         else:
-            block = self._down.resample_chunk(np.ascontiguousarray(block))
-            enhanced = self._up.resample_chunk(self._session.feed(block))
+            down, up = self._resamplers
+            block = down.resample_chunk(np.ascontiguousarray(block))
+            enhanced = up.resample_chunk(self._session.feed(block))
         self._held -= len(enhanced)
         return enhanced
 
     def flush(self) -> np.ndarray:
-        if self._down is None or self._held == 0:
+        if self._resamplers is None or self._held == 0:
             rest = self._session.flush()
         else:
-            end = self._down.resample_chunk(np.zeros(0, np.float32), last=True)
+            down, up = self._resamplers
+            end = down.resample_chunk(np.zeros(0, np.float32), last=True)
             end = np.concatenate([self._session.feed(end), self._session.flush()])
-            rest = fit(self._up.resample_chunk(end, last=True), self._held)
+            rest = fit(up.resample_chunk(end, last=True), self._held)
         self._held = 0
         return rest

@@ -7,6 +7,7 @@ that one file describes a network to this package and to the built-in alike.
 import json
 import os
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from ..errors import ConfigError, ModelNotFoundError
 from ..names import CONFIG_FILE, MODEL_TYPE, TASK
@@ -88,7 +89,7 @@ class ModelConfig:
     def to_dict(self) -> dict:
         """The `model` section of a configuration.json that this package and the built-in read."""
         rows = [tuple(vars(stack).values()) for stack in self.stacks]
-        former = {key: list(values) for key, values in zip(_STACK_KEYS, zip(*rows))}
+        former: dict[str, Any] = {key: list(values) for key, values in zip(_STACK_KEYS, zip(*rows))}
         former["encoder_dim"] = former["encoder_unmasked_dim"] = [self.channels] * len(self.stacks)
         former["pos_dim"] = self.pos_dim
         return {
@@ -131,7 +132,7 @@ _STACK_KEYS = (
 )
 
 
-def _is_whole(value) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -142,7 +143,7 @@ def _whole(section: dict, key: str, where: str) -> int:
     return value
 
 
-def _refuse(section: dict, where: str, **supported) -> None:
+def _refuse(section: dict, where: str, **supported: Any) -> None:
     for key, only in supported.items():
         if section.get(key, only) != only:
             raise ConfigError(

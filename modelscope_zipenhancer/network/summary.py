@@ -1,17 +1,20 @@
-"""A model's card: how large it is, what it costs, and which weights exactly these are."""
+"""What a model is: how large, at what cost, and which weights exactly these are."""
 
 import hashlib
 import os
 
-from ..enhance.enhancer import find_model
-from ..names import WEIGHTS_FILE
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..names import SAMPLE_RATE, WEIGHTS_FILE
+from .checkpoint import load_model
+from .pretrained import find_model
+from .spectrum import HOP_LENGTH, N_FFT
+from .zipenhancer import ZipEnhancer
 
 
 def describe(name: str = "tiny") -> dict:
     """{what: value} of a model that `Enhancer.from_pretrained` knows; raises as that does."""
-    from ..names import SAMPLE_RATE
-    from .checkpoint import load_model
-
     folder = find_model(name)
     path = os.path.join(folder, WEIGHTS_FILE)
     model = load_model(folder)
@@ -31,17 +34,11 @@ def describe(name: str = "tiny") -> dict:
     }
 
 
-def flops_per_second(model) -> int:
-    """Of audio, within four seconds; a multiplication with its addition counts as two.
+def flops_per_second(model: ZipEnhancer) -> int:
+    """Operations for a second of audio, within four; a multiplication with its addition counts as two.
 
     By torch.utils.flop_counter, on the device of the model, 'meta' too.
     """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from ..names import SAMPLE_RATE
-    from .zipenhancer import HOP_LENGTH, N_FFT
-
     device = next(model.parameters()).device
     frames = torch.rand(1, N_FFT // 2 + 1, 4 * SAMPLE_RATE // HOP_LENGTH, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

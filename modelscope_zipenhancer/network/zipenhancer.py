@@ -1,4 +1,6 @@
-"""The ZipEnhancer network (Wang and Tian, ICASSP 2025, arXiv 2501.05183), and its STFT.
+"""The ZipEnhancer network (Wang and Tian, ICASSP 2025, arXiv 2501.05183): the definition.
+
+Training runs it as it stands; for inference it is arranged anew (runtime/), equal to this within 1e-5.
 
 Shapes: B batch, T frames, F frequency bins (201; 101 inside the body), C channels.
 Submodules are named as in the released checkpoint, so that its 453 entries load strictly.
@@ -8,17 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig, StackConfig
+from .spectrum import denoise
 from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer, unflatten
-
-N_FFT = 400  # 25 ms, 201 bins of 40 Hz; also the window's length
-HOP_LENGTH = 100  # 6.25 ms, 160 frames a second
-COMPRESSION = 0.3  # exponent of the magnitudes that the network reads and writes
-SILENCE_POWER = 1e-20  # mean square, -200 dBFS: below it there is nothing to enhance
-# Positions that one pass through a layer takes at inference; bounds the memory. A GPU needs more to be busy.
-ROW_TOKENS = {"cpu": 4096, "cuda": 1 << 17}
-
-
-# ---- the network -------------------------------------------------------------------------------
 
 
 def norm_act(conv: nn.Module, channels: int) -> nn.Sequential:
@@ -98,26 +91,8 @@ class PhaseDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.phase_conv(self.dense_block(x))
-        imag, real = self.phase_conv_i(x), self.phase_conv_r(x)
-        if imag.dtype in (torch.float16, torch.bfloat16):  # under autocast: too coarse for an angle
-            imag, real = imag.float(), real.float()
-        return torch.atan2(imag, real)
-
-
-def by_rows(layer: ZipformerLayer, bypass: Bypass, x: Tensor, positions: Tensor) -> Tensor:
-    """bypass(x, layer(x)) for x (N, L, C).
-
-    Sequences don't see each other, so at inference they go through a few at a time: the same
-    result, with a peak that doesn't grow with N.
-    """
-    step = max(1, ROW_TOKENS.get(x.device.type, 1 << 15) // x.shape[1])
-    if torch.is_grad_enabled() or torch.jit.is_tracing() or x.shape[0] <= step:
-        return bypass(x, layer(x, positions))
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for start in range(0, x.shape[0], step):
-        rows = x[start : start + step]
-        out[start : start + step] = bypass(rows, layer(rows, positions))
-    return out
+        # Half precision, as autocast has it here, would be too coarse for an angle.
+        return torch.atan2(self.phase_conv_i(x).float(), self.phase_conv_r(x).float())
 
 
 class DualPathBlock(nn.Module):
@@ -126,7 +101,7 @@ class DualPathBlock(nn.Module):
     def __init__(self, config: ModelConfig, stack: StackConfig):
         super().__init__()
 
-        def layers():
+        def layers() -> nn.ModuleList:
             return nn.ModuleList(
                 ZipformerLayer(config.channels, config.pos_dim, stack, config.dropout)
                 for _ in range(stack.layers)
@@ -144,10 +119,10 @@ class DualPathBlock(nn.Module):
         f_positions = self.encoder_pos(x[0, 0])
         t_positions = self.encoder_pos(x[0, :, 0])
         for f_layer, t_layer in zip(self.f_layers, self.t_layers):
-            x = unflatten(by_rows(f_layer, bypass, x.flatten(0, 1), f_positions), 0, (batch, -1))
-            x = x.transpose(1, 2)  # (B, F, T, C)
-            x = unflatten(by_rows(t_layer, bypass, x.flatten(0, 1), t_positions), 0, (batch, -1))
-            x = x.transpose(1, 2)
+            for layer, positions in ((f_layer, f_positions), (t_layer, t_positions)):
+                rows = x.flatten(0, 1)
+                x = unflatten(bypass(rows, layer(rows, positions)), 0, (batch, -1))
+                x = x.transpose(1, 2)  # (B, F, T, C) after the first, (B, T, F, C) after the second
         return x
 
 
@@ -212,7 +187,7 @@ class ZipEnhancer(nn.Module):
         self.mask_decoder = MagnitudeDecoder(config.channels)
         self.phase_decoder = PhaseDecoder(config.channels)
 
-    def forward(self, noisy_mag: Tensor, noisy_pha: Tensor):
+    def forward(self, noisy_mag: Tensor, noisy_pha: Tensor) -> tuple:
         """Enhance spectra.
 
         noisy_mag: (B, 201, T), magnitude ** 0.3 of a waveform of unit RMS; noisy_pha: (B, 201, T),
@@ -227,97 +202,12 @@ class ZipEnhancer(nn.Module):
         return mag, pha, torch.stack([mag * pha.cos(), mag * pha.sin()], dim=-1), None, {}
 
     def denoise(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
-        """Enhance waveforms.
+        """Enhance waveforms: `spectrum.denoise` with this network, on its device.
 
-        waveform: (B, samples), 16 kHz, float32, any level. gain: (B,), the factor that brings each
-        to the unit RMS that the network was trained on; by default each item's own. Returns the
-        same shape at the same level. A silent item gives silence.
+        waveform: (B, samples), 16 kHz, float32, any level. gain: (B,), by default each item's own.
         """
-        return at_unit_rms(self._denoise_scaled, waveform, gain)
+        return denoise(self._polar_to_complex, waveform, gain)
 
-    def _denoise_scaled(self, waveform: Tensor, samples: int) -> Tensor:
-        mag, pha, _ = mag_pha_stft(waveform)
-        mag, pha, *_ = self(mag, pha)
-        return mag_pha_istft(mag, pha, length=samples)
-
-
-# ---- the signal --------------------------------------------------------------------------------
-
-
-def unit_rms_gain(waveform: Tensor) -> Tensor:
-    """sqrt(samples / energy) of each item of (B, samples), as (B, 1), in the built-in's arithmetic.
-
-    The network reads wrapped phase: where it lies at +-pi, one rounding apart here is a step of
-    2 pi there. So this is not simplified to 1 / rms.
-    """
-    return torch.sqrt(waveform.shape[-1] / torch.sum(waveform**2.0, dim=-1, keepdim=True))
-
-
-def at_unit_rms(enhance, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Call enhance(scaled, samples) on waveforms (B, samples) brought to unit RMS, and undo the gain.
-
-    What `enhance` gets is zero-padded to N_FFT samples if shorter; it returns (B, samples).
-    """
-    samples = waveform.shape[-1]
-    silent = waveform.square().mean(-1, keepdim=True) < SILENCE_POWER
-    gain = unit_rms_gain(waveform) if gain is None else gain[:, None]
-    gain = torch.where(silent, torch.ones_like(gain), gain)
-    padded = nn.functional.pad(waveform * gain, (0, max(0, N_FFT - samples)))
-    enhanced = enhance(padded, samples) / gain
-    return torch.where(silent, torch.zeros_like(enhanced), enhanced)
-
-
-def mag_pha_stft(
-    y: Tensor,
-    n_fft: int = N_FFT,
-    hop_size: int = HOP_LENGTH,
-    win_size: int = N_FFT,
-    compress_factor: float = COMPRESSION,
-    center: bool = True,
-):
-    """(B, samples) -> compressed magnitude and phase, (B, F, T) each, and both as (B, F, T, 2).
-
-    The signature and the small constants are the built-in's; the model card's samples call it.
-    """
-    spec = torch.stft(
-        y,
-        n_fft,
-        hop_length=hop_size,
-        win_length=win_size,
-        window=torch.hann_window(win_size, device=y.device),
-        center=center,
-        pad_mode="reflect",
-        normalized=False,
-        return_complex=True,
-    )
-    spec = torch.view_as_real(spec)
-    mag = torch.sqrt(spec.pow(2).sum(-1) + 1e-9)
-    pha = torch.atan2(spec[..., 1], spec[..., 0] + 1e-5)
-    mag = torch.pow(mag, compress_factor)
-    return mag, pha, torch.stack([mag * pha.cos(), mag * pha.sin()], dim=-1)
-
-
-def mag_pha_istft(
-    mag: Tensor,
-    pha: Tensor,
-    n_fft: int = N_FFT,
-    hop_size: int = HOP_LENGTH,
-    win_size: int = N_FFT,
-    compress_factor: float = COMPRESSION,
-    center: bool = True,
-    length: int | None = None,
-) -> Tensor:
-    """The inverse of `mag_pha_stft`: (B, F, T) twice -> (B, length).
-
-    Without `length`, as the built-in: (T - 1) * hop_size samples.
-    """
-    mag = torch.pow(mag, 1.0 / compress_factor)
-    return torch.istft(
-        torch.complex(mag * pha.cos(), mag * pha.sin()),
-        n_fft,
-        hop_length=hop_size,
-        win_length=win_size,
-        window=torch.hann_window(win_size, device=mag.device),
-        center=center,
-        length=length,
-    )
+    def _polar_to_complex(self, noisy_mag: Tensor, noisy_pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mag, _, com, *_ = self(noisy_mag, noisy_pha)
+        return mag, *com.unbind(-1)

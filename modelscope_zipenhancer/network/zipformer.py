@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config import StackConfig
+
 
 def swoosh_l(x: Tensor) -> Tensor:
     """SwooshL of the Zipformer paper, section 3.4: log(1 + exp(x - 4)) - 0.08 x - 0.035."""
@@ -93,7 +95,7 @@ class AttentionWeights(nn.Module):
     There is no 1/sqrt(D): the released network has it in its weights.
     """
 
-    def __init__(self, channels, pos_dim, heads, query_dim, pos_head_dim):
+    def __init__(self, channels: int, pos_dim: int, heads: int, query_dim: int, pos_head_dim: int) -> None:
         super().__init__()
         self.heads = heads
         self.split = [heads * query_dim, heads * query_dim, heads * pos_head_dim]
@@ -174,7 +176,7 @@ class ConvModule(nn.Module):
             x[None].permute(0, 3, 1, 2),
             conv.weight[:, :, None],
             conv.bias,
-            padding=(0, conv.padding[0]),
+            padding=(0, conv.kernel_size[0] // 2),
             groups=conv.groups,
         )
         return self.out_proj(swoosh_r(x.permute(0, 2, 3, 1)[0]))
@@ -183,7 +185,7 @@ class ConvModule(nn.Module):
 class ZipformerLayer(nn.Module):
     """(N, L, C) -> (N, L, C); `positions` is RelativePositions' (2L-1, pos_dim)."""
 
-    def __init__(self, channels: int, pos_dim: int, stack, dropout: float):
+    def __init__(self, channels: int, pos_dim: int, stack: StackConfig, dropout: float) -> None:
         super().__init__()
         hidden = stack.feedforward_dim
         self.self_attn_weights = AttentionWeights(

@@ -11,7 +11,7 @@ from torch import Tensor
 AT_ONCE = 8  # recordings at a time on a device that wants batches: enough of clips of 30 s to fill one
 
 
-class Pool:
+class Batcher:
     """function(waveform (B, samples)[, gain (B,)]) -> (B, samples), to be called from any threads.
 
     While it works, what the threads ask for waits; then those of one length go over together, up to
@@ -21,11 +21,12 @@ class Pool:
 
     def __init__(self, function: Callable, most: int):
         self._function, self._most = function, most
-        self._lock, self._waiting = threading.Lock(), []
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Tensor, Tensor | None, Future]] = []
         self._worker = ThreadPoolExecutor(1, "zipenhancer-device")
 
     def __call__(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
-        answer = Future()
+        answer: Future = Future()
         with self._lock:
             self._waiting.append((waveform, gain, answer))
         self._worker.submit(self._serve)
@@ -53,7 +54,9 @@ class Pool:
             if not self._waiting:
                 return (), (), ()
             first, first_gain, _ = self._waiting[0]
-            taken, left, count = [], [], 0
+            taken: list = []
+            left: list = []
+            count = 0
             for request in self._waiting:
                 waveform, gain, _ = request
                 alike = waveform.shape[1] == first.shape[1] and (gain is None) == (first_gain is None)
@@ -72,7 +75,7 @@ def ahead(function: Callable, items: Iterable, count: int) -> Iterator:
     An error is raised when its item's turn comes.
     """
     with ThreadPoolExecutor(count) as threads:
-        answers = deque()
+        answers: deque[Future] = deque()
         try:
             for item in items:
                 answers.append(threads.submit(function, item))

@@ -4,22 +4,27 @@ Written for CUDA and MPS. The tests run it on a CPU, which is slow and otherwise
 """
 
 import contextlib
+import copy
 import logging
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import DeviceMemoryError
 from ..names import SAMPLE_RATE
-from ..network.zipenhancer import ZipEnhancer, at_unit_rms, mag_pha_istft, mag_pha_stft
-from .batching import Pool
+from ..network.spectrum import Form, denoise
+from ..network.zipenhancer import DualPathBlock, ZipEnhancer
+from .batching import Batcher
 
 logger = logging.getLogger(__name__)
 
 BATCH = 64  # waveforms at a time, if they fit
+ROW_TOKENS = 1 << 17  # positions that one pass through a layer takes: enough to keep a GPU busy
 SHARE = 0.8  # of the free memory that a batch may take; the rest is for what else the program does
 
 
-class DeviceNetwork:
+class GpuNetwork:
     """A ZipEnhancer on its device: `denoise(waveform)`, waveforms in main memory, from any threads.
 
     dtype: of the convolutions' and matrix products' inputs, by autocast; STFT, norms' statistics, softmax
@@ -28,14 +33,14 @@ class DeviceNetwork:
     """
 
     def __init__(self, model: ZipEnhancer, dtype: torch.dtype = torch.float32, compile: bool = False):
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype = by_rows(model), dtype
         self.device = next(model.parameters()).device
         # MPS lacks some of the STFT's operations: there it stays on the CPU.
         self.signal_device = torch.device("cpu") if self.device.type == "mps" else self.device
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        self.compiled = torch.compile(model, dynamic=False, mode=mode) if compile else None
-        self._fits = {}  # samples -> how many such waveforms at a time
-        self._pool = Pool(self._denoise_all, BATCH)
+        self.compiled = torch.compile(self.model, dynamic=False, mode=mode) if compile else None
+        self._fits: dict[int, int] = {}  # samples -> how many such waveforms at a time
+        self._batcher = Batcher(self._denoise_all, BATCH)
 
     def denoise(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
         """ZipEnhancer.denoise, from main memory to main memory: (B, samples)[, (B,)] -> (B, samples).
@@ -43,7 +48,7 @@ class DeviceNetwork:
         Waveforms of one length that several threads ask for go over together. MemoryError if not even
         one waveform fits.
         """
-        return self._pool(waveform, gain)
+        return self._batcher(waveform, gain)
 
     def _denoise_all(self, waveform: Tensor, gain: Tensor | None) -> Tensor:
         """As many at a time as fit."""
@@ -62,7 +67,7 @@ class DeviceNetwork:
                 # a compiled network was given `count`, however few were left
                 fewer = (count if self.compiled else part.stop - part.start) // 2
                 if fewer == 0:
-                    raise MemoryError(
+                    raise DeviceMemoryError(
                         f"{samples / SAMPLE_RATE:.1f} s of audio don't fit on {self.device}: free memory "
                         f"there, or use device='cpu' ({str(error).splitlines()[0]})"
                     ) from error
@@ -82,7 +87,7 @@ class DeviceNetwork:
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         try:
-            at_unit_rms(self._scaled(self.model), waveform.to(self.device))
+            denoise(self._form(self.model), waveform.to(self.device))
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -94,7 +99,7 @@ class DeviceNetwork:
 
     def _denoise(self, waveform: Tensor, gain: Tensor | None, count: int) -> Tensor:
         asked = len(waveform)
-        network = self.model
+        network: Callable = self.model
         if self.compiled is not None:
             network = self.compiled
             missing = count - asked
@@ -102,24 +107,50 @@ class DeviceNetwork:
             gain = None if gain is None else torch.nn.functional.pad(gain, (0, missing), value=1.0)
         waveform = self._moved(waveform)
         gain = None if gain is None else self._moved(gain)
-        return at_unit_rms(self._scaled(network), waveform, gain)[:asked].cpu()
+        return denoise(self._form(network), waveform, gain)[:asked].cpu()
 
-    def _scaled(self, network):
-        """What at_unit_rms calls, through `network`."""
+    def _form(self, network: Callable) -> Form:
+        """The network, from spectra on the signal's device to spectra there."""
 
-        def enhance(scaled, samples):
-            mag, pha, _ = mag_pha_stft(scaled)
+        def form(mag: Tensor, pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             half = self.dtype != torch.float32
             with torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext():
                 mag, pha, *_ = network(mag.to(self.device), pha.to(self.device))
             mag, pha = (x.to(self.signal_device, torch.float32) for x in (mag, pha))
-            return mag_pha_istft(mag, pha, length=samples)
+            return mag, mag * pha.cos(), mag * pha.sin()
 
-        return enhance
+        return form
 
     def _moved(self, x: Tensor) -> Tensor:
         pinned = x.pin_memory() if self.signal_device.type == "cuda" else x
         return pinned.to(self.signal_device, non_blocking=True)
+
+
+class ByRows(nn.Module):
+    """A Zipformer layer, (N, L, C) -> (N, L, C), to which sequences go a few at a time.
+
+    They don't see each other inside a layer: the same result, with a peak that doesn't grow with N.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        rows = x.split(max(1, ROW_TOKENS // x.shape[1]))
+        return torch.cat([self.layer(part, positions) for part in rows])
+
+
+def by_rows(model: ZipEnhancer) -> ZipEnhancer:
+    """A copy of the network, which shares its weights, whose layers go ByRows."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, shared)
+    for block in model.modules():
+        if isinstance(block, DualPathBlock):
+            block.f_layers, block.t_layers = (
+                nn.ModuleList(map(ByRows, layers)) for layers in (block.f_layers, block.t_layers)
+            )
+    return model
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

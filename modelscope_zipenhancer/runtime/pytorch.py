@@ -1,28 +1,36 @@
-"""The network as the engine calls it: arrays in and out, whatever device it is on."""
+"""The network by PyTorch: its form for CPUs, or for GPUs, behind the protocol of backends."""
+
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import OptionError
+from ..network.checkpoint import load_model
 from ..network.zipenhancer import ZipEnhancer
 from .cpu.network import FastNetwork
-from .gpu import BATCH, DeviceNetwork
+from .gpu import BATCH, GpuNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchBackend:
-    """float32 (batch, samples) at 16 kHz[, gain (batch,)] -> the same shape and level.
+    """A ZipEnhancer as a `Backend`.
 
-    On a CPU the network's fast form runs (fast.py), elsewhere device.py's; made anew when the weights
-    have changed.
+    On a CPU the network's form for CPUs runs (cpu/), elsewhere that for GPUs (gpu.py); made anew when
+    the weights have changed, or have moved.
 
-    precision: 'fp32'; 'bf16' on GPUs, and on CPUs that compute in it (AVX-512 BF16); 'fp16' on GPUs.
-    What it changes, and what it gains: docs/performance.md. compile: torch.compile, for GPUs; the first
-    call then takes minutes. OptionError where an option can't be had.
+    Args:
+        model: the network, on its device.
+        precision: 'fp32'; 'bf16' on GPUs, and on CPUs that compute in it (AVX-512 BF16); 'fp16' on
+            GPUs. What it changes, and what it gains: docs/performance.md.
+        compile: torch.compile, for GPUs; the first call then takes minutes.
+
+    Raises:
+        OptionError: where an option can't be had.
     """
 
-    def __init__(self, model: ZipEnhancer, precision: str = "fp32", compile: bool = False):
+    def __init__(self, model: ZipEnhancer, precision: str = "fp32", compile: bool = False) -> None:
         if precision not in DTYPES:
             raise OptionError(f"unknown precision {precision!r}, known are: {', '.join(DTYPES)}")
         device = next(model.parameters()).device.type
@@ -32,11 +40,14 @@ class TorchBackend:
             option = "compile=True" if compile else "precision 'fp16'"
             raise OptionError(f"{option} is for GPUs; on CPUs the default is faster")
         self.model, self.dtype, self.compile = model, DTYPES[precision], compile
-        self._form = None  # (versions of the weights, what runs them)
+        self._form: tuple | None = None  # (versions of the weights, what runs them)
+
+    def __getstate__(self) -> dict:
+        # The form holds folded weights and buffers, hundreds of MB after a few seconds of audio.
+        return self.__dict__ | {"_form": None}
 
     @property
-    def batch(self) -> int:
-        """How many chunks of a recording the engine should hand over at a time."""
+    def preferred_batch_size(self) -> int:
         return 1 if self._device.type == "cpu" else BATCH
 
     @property
@@ -44,23 +55,38 @@ class TorchBackend:
         return next(self.model.parameters()).device
 
     def __call__(self, waveform: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+        """`Backend.__call__`."""
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-            gain = None if gain is None else torch.as_tensor(gain, dtype=torch.float32)
-            return self.network().denoise(x, gain).numpy()
+            factor = None if gain is None else torch.as_tensor(gain, dtype=torch.float32)
+            return self.form().denoise(x, factor).numpy()
 
-    def network(self):
-        """What runs: FastNetwork for weights on a CPU, else DeviceNetwork."""
+    def form(self) -> FastNetwork | GpuNetwork:
+        """What runs: the form for the device that the weights are on."""
         weights = list(self.model.parameters())
         versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
         form = self._form
         if form is None or form[0] != versions:
             if self._device.type == "cpu":
-                network = FastNetwork(self.model, self.dtype)
+                network: FastNetwork | GpuNetwork = FastNetwork(self.model, self.dtype)
             else:
-                network = DeviceNetwork(self.model, self.dtype, self.compile)
+                network = GpuNetwork(self.model, self.dtype, self.compile)
             form = self._form = (versions, network)
         return form[1]
+
+
+def load(model_dir: str, device: str | None = None, **options: Any) -> TorchBackend:
+    """The backend for a model dir; device: by default a CUDA device if there is one, else the CPU.
+
+    Raises OptionError for a device that can't be used, and what load_model raises.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one kind for it
+        reason = str(error).split("\n")[0]
+        raise OptionError(f"device {device!r} can't be used: {reason}") from error
+    return TorchBackend(load_model(model_dir, device), **options)
 
 
 def _has_bf16() -> bool:

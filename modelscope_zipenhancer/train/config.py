@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 
-from ..enhance.enhancer import find_model
+from ..network.pretrained import find_model
 from ..errors import ConfigError
 from ..network.config import ModelConfig
 from . import losses

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from modelscope_zipenhancer.enhance.enhancer import MODELS, Enhancer, find_model
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
 from modelscope_zipenhancer.network.checkpoint import load_model
+from modelscope_zipenhancer.network.pretrained import MODELS, find_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "noisy_speech.wav"
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from modelscope_zipenhancer.enhance.overlap_add import MINIMUM, ONE_PASS, Grid, StreamingSession, enhance
+from modelscope_zipenhancer.enhance.grid import MINIMUM, ONE_PASS, Grid
+from modelscope_zipenhancer.enhance.overlap_add import StreamingSession, enhance
 
 SMALL = Grid(window=1000, past=200, ahead=100, fade=50)
 

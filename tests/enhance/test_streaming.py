@@ -10,8 +10,8 @@ from test_overlap_add import identity, smoother
 from modelscope_zipenhancer.audio.resample import resampler_delay
 from modelscope_zipenhancer.enhance import overlap_add as engine
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.enhance.overlap_add import ONE_PASS, Grid
-from modelscope_zipenhancer.enhance.streaming import Stream, stream_grid
+from modelscope_zipenhancer.enhance.grid import ONE_PASS, Grid, stream_grid
+from modelscope_zipenhancer.enhance.streaming import Stream
 from modelscope_zipenhancer.errors import AudioError, OptionError
 
 SMALL = Grid(window=1000, past=200, ahead=100, fade=50)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadBatcherExecutor
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from conftest import QUICK, seeded_model
 from modelscope_zipenhancer import cli
 from modelscope_zipenhancer.corpus import run as batch
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.runtime.batching import AT_ONCE, Pool, ahead
-from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
+from modelscope_zipenhancer.runtime.batching import AT_ONCE, Batcher, ahead
+from modelscope_zipenhancer.runtime.gpu import GpuNetwork
 
 PATIENCE = 60  # seconds, until a test that hangs has failed
 
@@ -37,7 +37,7 @@ class Device:
 
 def asked(pool, device, requests):
     """What the pool gives to each, asked for while the device is busy."""
-    with ThreadPoolExecutor(len(requests) + 1) as threads:
+    with ThreadBatcherExecutor(len(requests) + 1) as threads:
         first = threads.submit(pool, torch.ones(1, 7))
         assert device.begun.wait(PATIENCE)
         answers = []
@@ -57,7 +57,7 @@ def test_what_comes_while_the_device_is_busy_goes_over_together_by_length_up_to_
         torch.full((rows, samples), float(i))
         for i, (rows, samples) in enumerate([(1, 5), (2, 5), (1, 6), (1, 5), (3, 5), (1, 5)])
     ]
-    answers = asked(Pool(device, most=5), device, [(x,) for x in values])
+    answers = asked(Batcher(device, most=5), device, [(x,) for x in values])
     for x, answer in zip(values, answers):
         assert torch.equal(answer.result(), 2 * x)
     assert [shape[:2] for shape in device.shapes] == [(1, 7), (5, 5), (1, 6), (3, 5)]
@@ -66,7 +66,7 @@ def test_what_comes_while_the_device_is_busy_goes_over_together_by_length_up_to_
 
 def test_a_batch_beyond_the_most_goes_over_alone():
     device = Device()
-    (answer,) = asked(Pool(device, most=2), device, [(torch.ones(9, 5),)])
+    (answer,) = asked(Batcher(device, most=2), device, [(torch.ones(9, 5),)])
     assert answer.result().shape == (9, 5)
 
 
@@ -74,14 +74,14 @@ def test_gains_stay_with_their_waveforms():
     device = Device()
     x = torch.ones(1, 5)
     requests = [(x, torch.tensor([3.0])), (x,), (x, torch.tensor([4.0]))]
-    answers = asked(Pool(device, most=9), device, requests)
+    answers = asked(Batcher(device, most=9), device, requests)
     assert [float(answer.result()[0, 0]) for answer in answers] == [3.0, 2.0, 4.0]
     assert device.shapes == [(1, 7, False), (2, 5, True), (1, 5, False)]
 
 
 def test_an_error_reaches_those_of_its_batch_and_nobody_else():
     device = Device()
-    pool = Pool(device, most=2)
+    pool = Batcher(device, most=2)
     good, bad = torch.ones(1, 5), torch.full((1, 5), torch.nan)
     answers = asked(pool, device, [(good,), (bad,), (good,)])
     for answer in answers[:2]:
@@ -119,7 +119,7 @@ def test_items_are_taken_a_few_ahead_and_come_back_in_order():
 def shared():
     """An enhancer with the form for GPUs, run on the CPU; the shapes of the batches."""
     model = seeded_model(QUICK)
-    form, shapes = DeviceNetwork(model), []
+    form, shapes = GpuNetwork(model), []
     forward = form._pool._function
 
     def noted(waveform, gain):
@@ -131,7 +131,7 @@ def shared():
     def backend(waveform, gain=None):
         return form.denoise(torch.from_numpy(waveform), gain).numpy()
 
-    backend.batch = 4
+    backend.preferred_batch_size = 4
     return Enhancer(backend), shapes
 
 

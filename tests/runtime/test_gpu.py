@@ -5,11 +5,13 @@ import pytest
 import torch
 from conftest import QUICK, seeded_model
 
-from modelscope_zipenhancer.enhance.overlap_add import Grid, enhance
+from modelscope_zipenhancer.enhance.grid import Grid
+from modelscope_zipenhancer.enhance.overlap_add import enhance
 from modelscope_zipenhancer.errors import OptionError
+from modelscope_zipenhancer.network.zipformer import ZipformerLayer
 from modelscope_zipenhancer.runtime import gpu as device_module
 from modelscope_zipenhancer.runtime import pytorch as backend_module
-from modelscope_zipenhancer.runtime.gpu import DeviceNetwork
+from modelscope_zipenhancer.runtime.gpu import GpuNetwork
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 SECOND = 16_000
@@ -36,7 +38,7 @@ def crowded(model, monkeypatch):
     sizes = []
 
     def network(limit):
-        form = DeviceNetwork(model)
+        form = GpuNetwork(model)
 
         def forward(mag, pha):
             sizes.append(len(mag))
@@ -53,9 +55,28 @@ def crowded(model, monkeypatch):
 @torch.inference_mode()
 def test_it_equals_the_definition(model):
     x = noise(3, SECOND // 2)
-    equal(DeviceNetwork(model).denoise(x), model.denoise(x))
+    equal(GpuNetwork(model).denoise(x), model.denoise(x))
     gain = torch.tensor([3.0, 5.0, 7.0])
-    equal(DeviceNetwork(model).denoise(x, gain), model.denoise(x, gain))
+    equal(GpuNetwork(model).denoise(x, gain), model.denoise(x, gain))
+
+
+@torch.inference_mode()
+def test_rows_in_parts_give_what_all_rows_at_once_give(model, monkeypatch):
+    monkeypatch.setattr(device_module, "ROW_TOKENS", 60)
+    x = noise(2, SECOND // 2)
+    rows = []
+    layer = ZipformerLayer.forward
+    monkeypatch.setattr(
+        ZipformerLayer, "forward", lambda self, x, p: rows.append(x.shape) or layer(self, x, p)
+    )
+    found = GpuNetwork(model).denoise(x)
+    assert all(n * length <= max(60, length) for n, length, _ in rows) and len(rows) > 10
+    equal(found, model.denoise(x))
+
+
+def test_the_copy_for_gpus_shares_its_weights(model):
+    copied = GpuNetwork(model).model
+    assert {p.data_ptr() for p in copied.parameters()} == {p.data_ptr() for p in model.parameters()}
 
 
 @torch.inference_mode()
@@ -78,7 +99,7 @@ def test_a_waveform_that_does_not_fit_alone_is_a_clear_error(crowded):
 
 @torch.inference_mode()
 def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(model, monkeypatch):
-    form = DeviceNetwork(model)
+    form = GpuNetwork(model)
 
     def forward(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -102,7 +123,7 @@ def test_a_compiled_network_sees_batches_of_one_size_only(model, monkeypatch):
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(device_module, "BATCH", 4)
     x = noise(6, 4000)
-    equal(DeviceNetwork(model, compile=True).denoise(x), model.denoise(x))
+    equal(GpuNetwork(model, compile=True).denoise(x), model.denoise(x))
     assert sizes == [4, 4]
 
 
@@ -118,17 +139,17 @@ def test_a_last_small_batch_that_is_filled_up_and_does_not_fit_is_halved_too(mod
 
     monkeypatch.setattr(torch, "compile", compiled)
     x = noise(1, 4000)
-    equal(DeviceNetwork(model, compile=True).denoise(x), model.denoise(x))
+    equal(GpuNetwork(model, compile=True).denoise(x), model.denoise(x))
 
 
 def test_a_recording_is_sent_in_batches_of_chunks_and_sounds_the_same(model, monkeypatch):
     """On a device that is no CPU by name only."""
     alone = TorchBackend(model)
-    form = DeviceNetwork(model)
+    form = GpuNetwork(model)
     sizes = []
 
     class Batched:
-        batch = 3
+        preferred_batch_size = 3
 
         def __call__(self, waveform):
             sizes.append(waveform.shape)
@@ -144,10 +165,10 @@ def test_a_recording_is_sent_in_batches_of_chunks_and_sounds_the_same(model, mon
 def test_on_a_gpu_the_form_for_gpus_runs_and_asks_for_batches(model, monkeypatch):
     monkeypatch.setattr(TorchBackend, "_device", torch.device("cuda"))
     backend = TorchBackend(model)
-    assert backend.batch == device_module.BATCH
-    assert isinstance(backend.network(), DeviceNetwork)
+    assert backend.preferred_batch_size == device_module.BATCH
+    assert isinstance(backend.form(), GpuNetwork)
     monkeypatch.undo()
-    assert TorchBackend(model).batch == 1
+    assert TorchBackend(model).preferred_batch_size == 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...network.zipenhancer import COMPRESSION, HOP_LENGTH, N_FFT, ZipEnhancer, at_unit_rms, mag_pha_stft
+from ...network.spectrum import denoise
+from ...network.zipenhancer import ZipEnhancer
 from .convolution import SLICE_FLOATS, Conv, DenseBlock, NormAct, SubPixelConv, convolve, normalize
 from .threads import Jobs, Workspace
 from .winograd import CHANNELS, WinogradBlock
@@ -74,14 +75,7 @@ class FastNetwork:
             self._idle.append(workspace)
 
     def _denoise(self, waveform: Tensor, gain: Tensor, workspace: Workspace, run: Jobs) -> Tensor:
-        def enhance(scaled, samples):
-            mag, pha, _ = mag_pha_stft(scaled)
-            mag, real, imag = self._call(mag, pha, workspace, run)
-            expand = mag.pow_(1.0 / COMPRESSION - 1.0)  # by which mag ** (1 / COMPRESSION) exceeds mag
-            spectrum = torch.complex(real.mul_(expand), imag.mul_(expand))
-            return torch.istft(spectrum, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), length=samples)
-
-        return at_unit_rms(enhance, waveform, gain)
+        return denoise(lambda mag, pha: self._call(mag, pha, workspace, run), waveform, gain)
 
     def _call(self, noisy_mag: Tensor, noisy_pha: Tensor, workspace: Workspace, run: Jobs):
         outs = [torch.empty_like(noisy_mag, memory_format=torch.contiguous_format) for _ in range(3)]
