@@ -16,7 +16,7 @@ import torch
 from conftest import QUICK, noisy_speech, seeded_model, write_model_dir
 from loopback_hub import CLIENT_PREAMBLE, LoopbackHub
 
-from modelscope_zipenhancer.network.zipenhancer import mag_pha_stft
+from modelscope_zipenhancer.network.spectrum import mag_pha_stft
 
 SAMPLES = Path(__file__).parent / "model_card"
 MODEL = "damo/speech_zipenhancer_ans_multiloss_16k_base"

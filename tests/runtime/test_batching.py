@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadBatcherExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ class Device:
 
 def asked(pool, device, requests):
     """What the pool gives to each, asked for while the device is busy."""
-    with ThreadBatcherExecutor(len(requests) + 1) as threads:
+    with ThreadPoolExecutor(len(requests) + 1) as threads:
         first = threads.submit(pool, torch.ones(1, 7))
         assert device.begun.wait(PATIENCE)
         answers = []
