@@ -26,7 +26,7 @@ from modelscope_zipenhancer.evaluate import run as evaluate
 pytest.importorskip("pesq", reason="needs the [eval] extra")
 pytest.importorskip("pystoi", reason="needs the [eval] extra")
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 DNSMOS_FILE = SHARED / "metrics" / "dnsmos" / "sig_bak_ovr.onnx"
 TIME = np.arange(40000) / 16000  # 2.5 s
 

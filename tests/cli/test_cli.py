@@ -18,7 +18,7 @@ import soundfile
 from modelscope_zipenhancer import cli
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "noisy_speech.wav"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "noisy_speech.wav"
 
 
 def noise(samples=1600, channels=1):
@@ -290,7 +290,7 @@ def started(here):
         write(here / "in" / f"{i:03}.wav", 500)
 
     def start(processes, *more, wait=20):
-        environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
+        environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
         command = [sys.executable, "driver.py", "enhance", "in", "-o", "out", "--jobs", str(processes), *more]
         pipe = subprocess.PIPE
         # a shell's background jobs, which these tests may be one of, are started deaf to Ctrl-C
