@@ -37,7 +37,7 @@ class CheckpointError(ZipEnhancerError, ValueError):
     """Weights that are unreadable or belong to another network."""
 
 
-class StreamError(ZipEnhancerError, RuntimeError):
+class StreamError(ZipEnhancerError, ValueError):
     """A stream that has been flushed was fed."""
 
 

@@ -93,7 +93,7 @@ def test_a_backend_that_wants_several_chunks_at_a_time_gets_them_and_the_sound_i
     sizes = []
 
     class Batched:
-        batch = 4
+        preferred_batch_size = 4
 
         def __call__(self, waveform, gain=None):
             sizes.append(len(waveform))

@@ -12,6 +12,7 @@ from conftest import QUICK, seeded_model
 
 from modelscope_zipenhancer import cli
 from modelscope_zipenhancer.corpus import run as batch
+from modelscope_zipenhancer.corpus.find import Job
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.runtime.batching import AT_ONCE, Batcher, ahead
 from modelscope_zipenhancer.runtime.gpu import GpuNetwork
@@ -120,13 +121,13 @@ def shared():
     """An enhancer with the form for GPUs, run on the CPU; the shapes of the batches."""
     model = seeded_model(QUICK)
     form, shapes = GpuNetwork(model), []
-    forward = form._pool._function
+    forward = form._batcher._function
 
     def noted(waveform, gain):
         shapes.append(tuple(waveform.shape))
         return forward(waveform, gain)
 
-    form._pool._function = noted
+    form._batcher._function = noted
 
     def backend(waveform, gain=None):
         return form.denoise(torch.from_numpy(waveform), gain).numpy()
@@ -183,7 +184,7 @@ def test_left_early_the_others_stop_at_their_next_chunk_and_leave_nothing_half_w
     names = [f"{i}.wav" for i in range(2 * AT_ONCE)]
     for name in names:  # the first is short, the others take a minute each
         soundfile.write(tmp_path / name, np.zeros(16_000 if name == "0.wav" else 4_000_000), 16_000)
-    jobs = [batch.Job(str(tmp_path / name), str(tmp_path / "out" / name)) for name in names]
+    jobs = [Job(str(tmp_path / name), str(tmp_path / "out" / name)) for name in names]
     before = threading.active_count()
     results = batch.run_jobs_together(Enhancer(Slow()), jobs, {}, AT_ONCE)
     assert next(results).status == "done" and running.is_set()
