@@ -121,3 +121,18 @@ def folders(tmp_path):
         for i, rate in enumerate((16_000, 16_000, 44_100)):
             soundfile.write(tmp_path / kind / f"{i}.flac", rng.standard_normal(rate * 2) * level, rate)
     return AudioFolder(str(tmp_path / "clean")), AudioFolder(str(tmp_path / "noise"))
+
+
+@pytest.fixture
+def small_run(tmp_path) -> list[str]:
+    """Settings of a training run that takes seconds: folders of bursts, one short crop a step."""
+    rng = np.random.default_rng(0)
+    for kind, level in (("clean", 0.1), ("noise", 0.02)):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            bursts = np.repeat(rng.random(8) > 0.4, 4000)
+            soundfile.write(
+                tmp_path / kind / f"{i}.wav", rng.standard_normal(32_000) * level * bursts, 16_000
+            )
+    folders = [f"data.{kind}={tmp_path / kind}" for kind in ("clean", "noise")]
+    return [*folders, "data.crop_samples=4000", "train.batch_size=1", "train.warmup=1", "train.save_every=1"]

@@ -1,4 +1,4 @@
-"""What mixtures are made of besides recordings: generated noises and rooms, random equalisers.
+"""What mixtures are made of besides recordings: generated noises and rooms, equalisers, gains.
 
 Every draw comes from a numpy Generator that the caller passes. Waveforms are (samples,), 16 kHz.
 """
@@ -7,28 +7,40 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from ..names import SAMPLE_RATE
+from .folders import AudioFolder
 
-VOICES = 0.85, 1.2  # how fast speech is played, to make voices of other pitch and size
-KINDS = {"coloured": 0.2, "babble": 0.45, "hum": 0.05, "band": 0.14, "hits": 0.16}  # how often each
+VOICE_SPEEDS = 0.85, 1.2  # how fast speech is played, to make voices of other pitch and size
+# How often each kind of noise is generated.
+NOISE_KINDS = {"coloured": 0.2, "babble": 0.45, "hum": 0.05, "band": 0.14, "hits": 0.16}
 
 
 def rms(x: np.ndarray) -> float:
+    """The root of the mean square, in float64."""
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
 def equalise(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    """A smooth random frequency response: +-8 dB (one sigma 4 dB) at eight points of a log scale."""
+    """x (samples,) through a smooth random frequency response, float32.
+
+    The response has up to +-8 dB (one sigma 4 dB) at eight points of a log scale.
+    """
     spectrum = np.fft.rfft(x)
     position = np.log1p(np.linspace(0, 40, len(spectrum))) / np.log(41.0) * 7
     decibels = np.interp(position, np.arange(8), np.clip(rng.normal(0, 4, 8), -8, 8))
     return np.fft.irfft(spectrum * 10 ** (decibels / 20), len(x)).astype(np.float32)
 
 
-def generated_response(rng: np.random.Generator, rt60: float, ratio_db: tuple = (-3, 12)) -> np.ndarray:
-    """Of a room whose reflections fall by 60 dB in `rt60` seconds: direct sound, then decaying noise.
+def generated_response(
+    rng: np.random.Generator, rt60: float, ratio_db: tuple[float, float] = (-3, 12)
+) -> np.ndarray:
+    """The impulse response of a made-up room: direct sound, then decaying noise.
 
-    ratio_db: of the direct sound to the reflections, the lowest and the highest. Returns float32
-    (rt60 * 16000,).
+    Args:
+        rt60: seconds in which the reflections fall by 60 dB, 0.02 or more.
+        ratio_db: the lowest and the highest level of the direct sound over the reflections.
+
+    Returns:
+        float32 (rt60 * 16000,); the first sample is the direct sound, 1.
     """
     samples = int(rt60 * SAMPLE_RATE)
     time = np.arange(samples)
@@ -42,10 +54,11 @@ def generated_response(rng: np.random.Generator, rt60: float, ratio_db: tuple = 
 
 
 def with_direct_sound(rng: np.random.Generator, response: np.ndarray) -> np.ndarray:
-    """A recorded response (samples,) whose direct sound is at least as strong as all reflections.
+    """A recorded impulse response (samples,), whose direct sound is at least as strong as all reflections.
 
-    Those of halls and of echo effects hold little direct sound or none: a speaker near the microphone is
-    put in front, 0 to 12 dB above the reflections. The direct sound is the highest peak and 1 ms around it.
+    The response of a hall or of an echo effect holds little direct sound or none: a speaker near the
+    microphone is put in front, 0 to 12 dB above the reflections. The direct sound is the highest peak and
+    1 ms around it. A response that has enough is returned as it is.
     """
     peak, around = int(np.argmax(np.abs(response))), SAMPLE_RATE // 1000
     tail = response.astype(np.float64)
@@ -59,17 +72,14 @@ def with_direct_sound(rng: np.random.Generator, response: np.ndarray) -> np.ndar
 
 
 def wandering_gain(rng: np.random.Generator, samples: int, range_db: float) -> np.ndarray:
-    """(samples,) of a gain that goes through two to five random levels, from -range_db to 0 dB."""
+    """A gain (samples,) that goes through two to five random levels, from -range_db to 0 dB."""
     levels = rng.uniform(-range_db, 0, rng.integers(2, 6))
     return 10 ** (np.interp(np.linspace(0, len(levels) - 1, samples), np.arange(len(levels)), levels) / 20)
 
 
-def generated_noise(rng: np.random.Generator, samples: int, speech) -> np.ndarray:
-    """(samples,) of one of KINDS, white to brown if coloured; unit RMS by and large.
-
-    speech: what babble is made of, an AudioFolder or anything with its `crop`.
-    """
-    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
+    """Noise (samples,) of one of NOISE_KINDS, of no particular level; babble is made of `speech`."""
+    kind = rng.choice(list(NOISE_KINDS), p=list(NOISE_KINDS.values()))
     if kind == "babble":
         return _babble(rng, samples, speech)
     time = np.arange(samples) / SAMPLE_RATE
@@ -93,10 +103,10 @@ def generated_noise(rng: np.random.Generator, samples: int, speech) -> np.ndarra
     return np.fft.irfft(spectrum, samples) * wobble
 
 
-def _babble(rng: np.random.Generator, samples: int, speech) -> np.ndarray:
+def _babble(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
     """2 to 12 voices; most of it from across a room, unlike who speaks into the microphone."""
     voices = range(rng.integers(2, 13))
-    x = sum(speech.crop(rng, samples, rng.uniform(*VOICES)) * rng.uniform(0.3, 1) for _ in voices)
+    x = sum(speech.crop(rng, samples, rng.uniform(*VOICE_SPEEDS)) * rng.uniform(0.3, 1) for _ in voices)
     if rng.random() < 0.7:
         x = fftconvolve(x, generated_response(rng, rng.uniform(0.2, 0.8), ratio_db=(-12, 0)))[:samples]
     return x

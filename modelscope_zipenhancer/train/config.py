@@ -1,20 +1,24 @@
 """What a training run is: a JSON file, read with the user's settings laid over it.
 
-{"model": a configuration.json's `model` section, or a model whose shape is taken
- "init":  a model whose weights are gone on from, instead of `model`
- "data":  {"clean": DIR, "noise": DIR} or {"noisy": DIR, "clean": DIR}, and MixOptions
- "valid": {"clean": DIR, "noise": DIR, "snr": [dB, ...], "count": mixtures for each SNR}
+{"model": a configuration.json's `model` section, or a model (name, id or folder) whose shape is taken
+ "init":  a model whose shape and weights the run starts from, instead of `model`
+ "data":  {"clean": DIR, "noise": DIR, "impulse_responses": DIR or nothing} and MixOptions,
+          or {"noisy": DIR, "clean": DIR, "crop_samples": samples}
+ "valid": {"clean": DIR, "noise": DIR, "snr": [dB, ...], "count": mixtures for each SNR, "seed": number}
  "train": TrainOptions}
 """
 
 import contextlib
 import json
+import math
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
-from ..network.pretrained import find_model
 from ..errors import ConfigError
 from ..network.config import ModelConfig
+from ..network.pretrained import find_model
 from . import losses
 from .folders import AudioFolder
 from .mixer import Mixer, MixOptions
@@ -24,33 +28,38 @@ CONFIGS = os.path.join(os.path.dirname(__file__), "configs")
 OPTIMIZERS = ("adamw", "scaled_adam")
 SCHEDULES = ("level", "cosine", "eden")
 PRECISIONS = ("fp32", "bf16")
+SECTIONS = ("model", "init", "data", "valid", "train")
+VALID_KEYS = ("clean", "noise", "snr", "count", "seed")
+RENAMED_LOSSES = {"missing": "over_suppression"}  # as configs may still have them
+
+Options = TypeVar("Options", MixOptions, "TrainOptions")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a run trains.
+    """How a run trains. ConfigError names a value that can't be.
 
-    The rate rises over `warmup` steps. Then, of schedule 'level', it stays and falls to 0 over the last
-    `decay` of `steps`; of 'cosine' it falls to 0 by `steps`; of 'eden' it falls as Zipformer's does.
+    The rate rises over `warmup` steps. Then, by the schedule 'level', it stays and falls to 0 over the last
+    `decay` of `steps`; by 'cosine' it falls to 0 by `steps`; by 'eden' it falls as Zipformer's does.
     """
 
     steps: int
-    batch_size: int = 4  # of each process
-    learning_rate: float = 2e-3
+    batch_size: int = 4  # items of each process
+    learning_rate: float = 2e-3  # the highest; 0.04 for scaled_adam
     optimizer: str = "adamw"
     schedule: str = "level"
-    warmup: int = 200
-    decay: int = 0
-    epoch_steps: int = 1000  # of schedule 'eden': what it counts as an epoch
+    warmup: int = 200  # steps, 1 or more
+    decay: int = 0  # steps
+    epoch_steps: int = 1000  # what the schedule 'eden' counts as an epoch
     seed: int = 0
-    clip_norm: float = 5.0
-    ema_decay: float = 0.999
-    dropout: float | None = None  # inside the feed-forward modules; None: the model's own
+    clip_norm: float = 5.0  # of the whole gradient
+    ema_decay: float = 0.999  # of the weights' EMA, in each step, 0 to 1; less in a run's first steps
+    dropout: float | None = None  # inside the feed-forward modules, 0 to 1; None: the model's own
     precision: str = "fp32"  # 'bf16': the network under autocast, for GPUs
-    save_every: int = 100
-    valid_every: int = 500
-    # "metric" above 0 trains the PESQ discriminator along with the network
-    weights: dict = field(default_factory=lambda: dict(losses.WEIGHTS))
+    save_every: int = 100  # steps between checkpoints, and rows of the log
+    valid_every: int = 500  # steps between validations; takes effect when a checkpoint is due
+    # {loss: weight}; "metric" above 0 trains the PESQ discriminator along with the network
+    weights: dict[str, float] = field(default_factory=lambda: dict(losses.WEIGHTS))
 
     def __post_init__(self):
         for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
@@ -59,21 +68,43 @@ class TrainOptions:
         for key in ("steps", "batch_size", "warmup", "epoch_steps", "save_every", "valid_every"):
             if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
                 raise ConfigError(f"train.{key} is {getattr(self, key)!r}, expected a whole number from 1 on")
-        unknown = self.weights.keys() - losses.WEIGHTS.keys()
-        if unknown:
+        for key in ("decay", "seed"):
+            if not isinstance(getattr(self, key), int) or getattr(self, key) < 0:
+                raise ConfigError(f"train.{key} is {getattr(self, key)!r}, expected a whole number from 0 on")
+        ends = {"learning_rate": math.inf, "clip_norm": math.inf, "ema_decay": 1, "dropout": 1}
+        for key, highest in ends.items():
+            value = getattr(self, key)
+            if not (_is_number(value) and 0 <= value <= highest or key == "dropout" and value is None):
+                raise ConfigError(f"train.{key} is {value!r}, expected a number from 0 to {highest}")
+        for key in self.weights:
+            if key in RENAMED_LOSSES:
+                raise ConfigError(f"train.weights.{key} is called train.weights.{RENAMED_LOSSES[key]} now")
+        if self.weights.keys() - losses.WEIGHTS.keys():
+            unknown = self.weights.keys() - losses.WEIGHTS.keys()
             raise ConfigError(f"train.weights: {_unknown(unknown, losses.WEIGHTS)}")
+        for key, weight in self.weights.items():
+            if not (_is_number(weight) and weight >= 0):
+                raise ConfigError(f"train.weights.{key} is {weight!r}, expected a number from 0 on")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """A whole run, as `read_config` reads it."""
+
     model: ModelConfig
-    init: str | None  # the folder of the model whose weights are gone on from
-    data: dict
-    valid: dict | None
+    init: str | None  # the folder of the model whose weights the run starts from
+    data: dict[str, Any]
+    valid: dict[str, Any] | None  # what `validate.Validation` takes besides the run's folder
     train: TrainOptions
 
-    def batches(self):
-        """What the loop draws from: a Mixer or a PairFolder. Opens the folders; AudioError, ..."""
+    def batches(self) -> Mixer | PairFolder:
+        """Open the folders that the loop draws from.
+
+        Raises:
+            ConfigError: the folders are neither clean and noise nor noisy and clean, or an option is unknown.
+            OptionError: an option has a value that can't be.
+            AudioNotFoundError, AudioError: as AudioFolder and PairFolder raise them.
+        """
         options = dict(self.data)
         folders = {key: options.pop(key, None) for key in ("clean", "noise", "noisy", "impulse_responses")}
         given = {key for key, folder in folders.items() if folder}
@@ -94,11 +125,18 @@ class TrainConfig:
         )
 
 
-def read_config(name: str, settings: list = ()) -> TrainConfig:
-    """Of a bundled config ('tiny', 's', 'm') or a JSON file, with settings such as 'train.steps=500'.
+def read_config(name: str | os.PathLike, settings: Sequence[str] = ()) -> TrainConfig:
+    """Read a bundled config ('tiny', 's', 'm') or a JSON file.
 
-    A setting's value is JSON, or else a string. ConfigError names what is missing or not understood.
+    Args:
+        name: of a bundled config, or the file's path.
+        settings: such as 'train.steps=500', laid over the config in turn. A value is JSON, or else a string.
+
+    Raises:
+        ConfigError: something is missing, unknown or of a value that can't be.
+        ModelNotFoundError: the model that the config names can't be found.
     """
+    name = os.fspath(name)
     path = os.path.join(CONFIGS, f"{name}.json")
     path = path if os.path.isfile(path) else name
     try:
@@ -109,11 +147,15 @@ def read_config(name: str, settings: list = ()) -> TrainConfig:
         raise ConfigError(f"{name!r} is no file that can be read, nor one of {bundled}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON: {error}") from error
+    if not isinstance(whole, dict):
+        raise ConfigError(f"{path} holds {whole!r:.50}, expected an object with {', '.join(SECTIONS)}")
     for setting in settings:
         _set(whole, setting)
-    sections = ("model", "init", "data", "valid", "train")
-    if whole.keys() - set(sections):
-        raise ConfigError(f"{path}: {_unknown(whole.keys() - set(sections), sections)}")
+    if whole.keys() - set(SECTIONS):
+        raise ConfigError(f"{path}: {_unknown(whole.keys() - set(SECTIONS), SECTIONS)}")
+    for section in ("data", "valid", "train"):
+        if not isinstance(whole.get(section) or {}, dict):
+            raise ConfigError(f"{path}: {section!r} is {whole[section]!r}, expected an object")
     init, model = whole.get("init"), whole.get("model")
     if init:
         init = find_model(init)
@@ -126,15 +168,22 @@ def read_config(name: str, settings: list = ()) -> TrainConfig:
         raise ConfigError(
             f"{path}: 'model' is {model!r}, expected a section, or a model's name; or give 'init'"
         )
-    if "steps" not in whole.get("train", {}):
+    data, valid, train = (whole.get(section) or {} for section in ("data", "valid", "train"))
+    if valid.keys() - set(VALID_KEYS):
+        raise ConfigError(f"valid: {_unknown(valid.keys() - set(VALID_KEYS), VALID_KEYS)}")
+    if valid and not (valid.get("clean") and valid.get("noise")):
+        raise ConfigError("valid names no folders: give valid.clean and valid.noise, or leave valid out")
+    if "steps" not in train:
         raise ConfigError(f"{path}: train.steps is missing: --set train.steps=3000")
-    train = whole["train"] | {"weights": losses.WEIGHTS | whole["train"].get("weights", {})}
-    return TrainConfig(
-        model, init, whole.get("data", {}), whole.get("valid"), _fill(TrainOptions(1), train, "train")
-    )
+    weights = train.get("weights") or {}
+    if not isinstance(weights, dict):
+        raise ConfigError(f"{path}: train.weights is {weights!r}, expected an object")
+    train = train | {"weights": losses.WEIGHTS | weights}
+    return TrainConfig(model, init, data, valid or None, _fill(TrainOptions(1), train, "train"))
 
 
-def _set(whole: dict, setting: str) -> None:
+def _set(whole: dict[str, Any], setting: str) -> None:
+    """Lay a setting, 'section.key=value', over the config."""
     key, equals, value = setting.partition("=")
     if not equals:
         raise ConfigError(f"--set {setting!r}: expected key=value, as in train.steps=500")
@@ -148,7 +197,8 @@ def _set(whole: dict, setting: str) -> None:
     whole[last] = value
 
 
-def _fill(options, values: dict, section: str):
+def _fill(options: Options, values: dict[str, Any], section: str) -> Options:
+    """The options with these values, lists as tuples."""
     known = [f.name for f in fields(options)]
     if values.keys() - set(known):
         raise ConfigError(f"{section}: {_unknown(values.keys() - set(known), known)}")
@@ -156,5 +206,9 @@ def _fill(options, values: dict, section: str):
     return replace(options, **values)
 
 
-def _unknown(keys, known) -> str:
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _unknown(keys: Iterable[str], known: Iterable[str]) -> str:
     return f"unknown {', '.join(sorted(keys))}; known are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""The metric discriminator: learns PESQ, so that the network can be trained towards it.
+"""The metric discriminator, which learns PESQ, so that the network can be trained towards it.
 
 MetricGAN (Fu et al., arXiv 1905.04874) in the form of CMGAN and MP-SENet, which ZipEnhancer's paper
 takes over (arXiv 2501.05183, section 2.4). Magnitudes are the compressed ones, (B, F, T).
@@ -19,7 +19,10 @@ from .schedules import learning_rate
 
 
 class MetricDiscriminator(nn.Module):
-    """(clean magnitude, magnitude), (B, F, T) each -> (B,), the PESQ that it expects, from 0 to 1."""
+    """Maps a clean magnitude and another, (B, F, T) each, to the PESQ that it expects, (B,), from 0 to 1.
+
+    PESQ is normalised as in `normalised_pesq`. F is 16 or more, and so is T.
+    """
 
     def __init__(self, channels: int = 16):
         super().__init__()
@@ -45,11 +48,15 @@ class MetricDiscriminator(nn.Module):
         return self.head(x.amax((2, 3)))[:, 0].sigmoid()
 
 
-def normalised_pesq(clean: Tensor, wave: Tensor) -> tuple:
-    """((WB-PESQ - 1) / 3.5, (B,); whether it could be computed, (B,) bool) of waveforms (B, samples).
+def normalised_pesq(clean: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
+    """The PESQ of `wave` against `clean`, (B, samples) each, 16 kHz, brought to about 0 to 1.
 
-    PESQ finds no utterance in silence, and refuses NaN: such items are 0 and False. Up to 1.04, that of
-    equal waveforms. MissingPackageError without the package `pesq`.
+    Returns:
+        (WB-PESQ - 1) / 3.5, (B,), up to 1.04, that of equal waveforms; and whether there is one, (B,) bool.
+        PESQ finds no utterance in silence, and refuses NaN: such items are 0 and False.
+
+    Raises:
+        MissingPackageError: the package `pesq` isn't installed.
     """
     need("pesq")
     scores, valid = torch.zeros(len(wave)), torch.zeros(len(wave), dtype=torch.bool)
@@ -64,12 +71,13 @@ def normalised_pesq(clean: Tensor, wave: Tensor) -> tuple:
 
 
 def discriminator_loss(
-    discriminator, clean_mag: Tensor, mag: Tensor, scores: Tensor, valid: Tensor
+    discriminator: nn.Module, clean_mag: Tensor, mag: Tensor, scores: Tensor, valid: Tensor
 ) -> Tensor:
-    """Distance of its scores from 1 for the clean ones and from `scores` for `mag`, of valid items.
+    """The squared distance of the discriminator's scores from 1 for `clean_mag` and from `scores` for `mag`.
 
-    A zero with a graph if none is. What isn't valid may be NaN: it is taken out before the network,
-    for 0 * NaN would be a gradient of NaN.
+    Magnitudes are (B, F, T), `scores` (B,), `valid` (B,) bool. The mean over valid items; a zero with a graph
+    if there are none. What isn't valid may be NaN: it is taken out before the network, for 0 * NaN would be
+    a gradient of NaN.
     """
     clean_mag, mag = (x.detach().where(valid[:, None, None], 0.0) for x in (clean_mag, mag))
     # one pass for both: DistributedDataParallel wants one forward for one backward
@@ -80,32 +88,41 @@ def discriminator_loss(
 
 
 def generator_loss(discriminator: nn.Module, clean_mag: Tensor, mag: Tensor) -> Tensor:
-    """Distance of its score of `mag` from 1; the discriminator's parameters get no gradient."""
+    """The squared distance of the discriminator's score of `mag` from 1; its parameters get no gradient."""
     fixed = {name: p.detach() for name, p in discriminator.named_parameters()}
     score = torch.func.functional_call(discriminator, fixed, (clean_mag, mag))
     return F.mse_loss(score, torch.ones_like(score))
 
 
-class Judge:
-    """The metric discriminator and its optimiser (train/metric.py), for weights['metric'] above 0."""
+class DiscriminatorTrainer:
+    """A discriminator that learns along with the network, for weights["metric"] above 0.
 
-    def __init__(self, options: TrainOptions, device):
+    Attributes:
+        network: the MetricDiscriminator.
+        optimizer: AdamW, at a quarter of the network's learning rate.
+    """
+
+    def __init__(self, options: TrainOptions, device: torch.device):
         self.network = MetricDiscriminator().to(device).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=(0.8, 0.99))
-        self.options = options
-        self.parallel = parallel(self.network)
+        self._options = options
+        self._parallel = parallel(self.network)
 
-    def loss(self, clean_mag: torch.Tensor, mag: torch.Tensor) -> torch.Tensor:
+    def generator_loss(self, clean_mag: Tensor, mag: Tensor) -> Tensor:
+        """What the network is to lower: `generator_loss` by the discriminator as it is now."""
         return generator_loss(self.network, clean_mag, mag)
 
-    def learn(self, step: int, clean: torch.Tensor, wave: torch.Tensor) -> torch.Tensor:
-        """A step towards the PESQ of `wave`, (B, samples); returns the discriminator's loss."""
+    def step(self, number: int, clean: Tensor, wave: Tensor) -> Tensor:
+        """Learn the PESQ of `wave` against `clean`, (B, samples) each, in the run's step `number`, from 0.
+
+        Returns the discriminator's loss. MissingPackageError without the package `pesq`.
+        """
         scores, valid = normalised_pesq(clean, wave)
         (clean_mag, *_), (mag, *_) = mag_pha_stft(clean), mag_pha_stft(wave)
-        loss = discriminator_loss(self.parallel, clean_mag, mag, scores, valid)
+        loss = discriminator_loss(self._parallel, clean_mag, mag, scores, valid)
         self.optimizer.zero_grad()
         loss.backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = 0.25 * learning_rate(self.options, step)
+            group["lr"] = 0.25 * learning_rate(self._options, number)
         self.optimizer.step()
         return loss

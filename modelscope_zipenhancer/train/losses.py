@@ -1,11 +1,12 @@
-"""The losses of the ZipEnhancer paper (arXiv 2501.05183, section 2.4; as in MP-SENet, 2305.13686).
+"""The losses of the ZipEnhancer paper (arXiv 2501.05183, section 2.4; as in MP-SENet, 2305.13686), and ours.
 
-Arguments are compressed magnitudes and phases, (B, F, T), or waveforms, (B, samples); each
-returns a scalar, zero at the target.
+Arguments are compressed magnitudes or phases in radians, (B, F, T), compressed complex spectra, (B, F, T, 2),
+or waveforms, (B, samples), of mixtures at unit RMS. Each loss is a scalar, 0 or more, 0 at the target.
 """
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,20 +16,20 @@ from ..names import SAMPLE_RATE
 
 
 def magnitude_loss(mag: Tensor, target: Tensor) -> Tensor:
+    """The mean squared error of magnitudes."""
     return F.mse_loss(mag, target)
 
 
-def missing_loss(mag: Tensor, target: Tensor) -> Tensor:
+def over_suppression_loss(mag: Tensor, target: Tensor) -> Tensor:
     """The magnitude loss of what is too weak: holes in speech, not noise that is left.
 
-    Added to the magnitude loss it makes that asymmetric, as in VoiceFilter-Lite (arXiv 2009.04323),
-    against over-suppression.
+    Added to the magnitude loss it makes that asymmetric, as in VoiceFilter-Lite (arXiv 2009.04323).
     """
     return F.relu(target - mag).square().mean()
 
 
 def complex_loss(com: Tensor, target: Tensor) -> Tensor:
-    """Over real and imaginary parts, (B, F, T, 2), of the compressed spectra."""
+    """The squared error of real and imaginary parts."""
     return 2.0 * F.mse_loss(com, target)
 
 
@@ -48,18 +49,19 @@ def phase_loss(pha: Tensor, target: Tensor) -> Tensor:
 
 
 def time_loss(wave: Tensor, target: Tensor) -> Tensor:
+    """The mean absolute error of waveforms."""
     return F.l1_loss(wave, target)
 
 
 def snr_loss(wave: Tensor, target: Tensor) -> Tensor:
-    """dB of the error over the target, from 30 dB below on, which is 0; silent targets don't count."""
+    """The error's level over the target's, in dB from 30 dB below on; silent targets don't count."""
     signal, error = target.square().mean(-1), (wave - target).square().mean(-1)
     ratio = 30 + 10 * torch.log10(error / (signal + 1e-8) + 1e-3)
     return (ratio * (signal > 1e-8)).mean()
 
 
 def consistency_loss(com: Tensor, com_of_wave: Tensor) -> Tensor:
-    """Distance of a spectrum from that of its own inverse STFT, (B, F, T, 2)."""
+    """The squared distance of spectra from those of their own inverse STFT."""
     return 2.0 * F.mse_loss(com, com_of_wave)
 
 
@@ -71,9 +73,18 @@ _POWER_SCALE, _LOUDNESS_SCALE = 6.910853e-6, 0.1866055  # Sp and Sl of ITU-T P.8
 _SPEECH_POWER = 1e7  # both sides' power from 325 to 3250 Hz
 
 
+class _Ear(NamedTuple):
+    """What an ear makes of power spectra; float32."""
+
+    filters: Tensor  # (bands, bins), of power
+    widths: Tensor  # (bands,), in Bark
+    threshold: Tensor  # (bands,), of hearing, as power
+    exponent: Tensor  # (bands,), Zwicker's
+    speech: Tensor  # (bins,), 1 from 325 to 3250 Hz, 0 elsewhere
+
+
 @functools.cache
-def _ear() -> tuple:
-    """Bark filters (bands, bins), band widths in Bark, hearing threshold as power, Zwicker exponents."""
+def _ear() -> _Ear:
     frequency = torch.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1, dtype=torch.float64)
     bark = 6 * torch.asinh(frequency / 600)  # Schroeder
     edges = torch.linspace(0, float(bark[-1]), _BANDS + 1, dtype=torch.float64)
@@ -91,11 +102,11 @@ def _ear() -> tuple:
     widths = step.expand(_BANDS)
     speech = (frequency > 325) & (frequency < 3250)
     tensors = (filters, widths, 10 ** (threshold_db / 10), exponent, speech.double())
-    return tuple(t.float() for t in tensors)
+    return _Ear(*(t.float() for t in tensors))
 
 
 def perceptual_loss(wave: Tensor, target: Tensor) -> Tensor:
-    """Perceptual disturbance after ITU-T P.862 (PESQ), differentiable; waveforms (B, samples), 16 kHz.
+    """The perceptual disturbance after ITU-T P.862 (PESQ), differentiable; of waveforms at 16 kHz.
 
     Level alignment, Bark spectra, compensation of the frequency response and of short-time gain,
     Zwicker loudness, then 0.1 x the symmetric + 0.0309 x the asymmetric disturbance: about what PESQ
@@ -150,9 +161,9 @@ def perceptual_loss(wave: Tensor, target: Tensor) -> Tensor:
     return (0.1 * symmetric + 0.0309 * asymmetric).sum() / len(wave)
 
 
-WEIGHTS = {  # of the sum; those at 0 aren't computed. "metric" is the discriminator's (metric.py)
+WEIGHTS = {  # of the sum; a loss at 0 isn't computed. "metric" is the discriminator's (discriminator.py)
     "magnitude": 0.9,
-    "missing": 0.0,
+    "over_suppression": 0.0,
     "complex": 0.3,
     "phase": 0.05,
     "consistency": 0.1,

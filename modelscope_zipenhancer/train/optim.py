@@ -1,4 +1,6 @@
-"""Zipformer's optimiser (Yao et al., arXiv 2310.11230), and the choice of one."""
+"""Optimisers: Zipformer's ScaledAdam (Yao et al., arXiv 2310.11230), and the choice between it and AdamW."""
+
+from collections.abc import Callable
 
 import torch
 
@@ -6,6 +8,7 @@ from .config import TrainOptions
 
 
 def make_optimizer(options: TrainOptions, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that `options.optimizer` names, with its rate at 0 until the loop sets it."""
     if options.optimizer == "scaled_adam":
         return ScaledAdam(model.parameters(), lr=0.0)
     return torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.8, 0.99), weight_decay=0.01)
@@ -14,27 +17,32 @@ def make_optimizer(options: TrainOptions, model: torch.nn.Module) -> torch.optim
 class ScaledAdam(torch.optim.Optimizer):
     """Adam whose steps are in proportion to each tensor's RMS, and that learns that RMS too.
 
-    lr: relative change of a tensor's entries in a step; 0.04 for Zipformers. scale_rate: what the
-    logarithm of a tensor's RMS learns at, as a fraction of lr. rms_range: a tensor below or above it is
-    stepped as if it were at its end. A single number has no scale of its own: plain Adam, at a tenth
-    of lr.
+    A single number has no scale of its own: it gets plain Adam, at a tenth of lr.
+
+    Args:
+        params: tensors or groups, as for any optimiser of torch.
+        lr: the relative change of a tensor's entries in a step; 0.04 for Zipformers.
+        betas, eps: Adam's.
+        scale_rate: what the logarithm of a tensor's RMS learns at, as a fraction of lr.
+        rms_range: a tensor whose RMS is below or above is stepped as if it were at the range's end.
     """
 
     def __init__(
         self,
         params,
         lr: float = 0.04,
-        betas: tuple = (0.9, 0.98),
+        betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         scale_rate: float = 0.1,
-        rms_range: tuple = (1e-5, 3.0),
+        rms_range: tuple[float, float] = (1e-5, 3.0),
     ):
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "scale_rate": scale_rate, "rms_range": rms_range}
         )
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Update the parameters; returns the closure's loss if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Learning rates of a step."""
+"""Learning rates, step by step."""
 
 import math
 
@@ -6,7 +6,7 @@ from .config import TrainOptions
 
 
 def learning_rate(options: TrainOptions, step: int) -> float:
-    """Of `step`, counted from 0; the schedules are TrainOptions'."""
+    """The rate of `step`, counted from 0, by `options.schedule`; TrainOptions says what the schedules are."""
     if options.schedule == "eden":
         return eden(options.learning_rate, step, step / options.epoch_steps, warmup=options.warmup)
     factor = min(1.0, (step + 1) / options.warmup)
@@ -27,7 +27,7 @@ def eden(
     epoch_scale: float = 3.5,
     warmup: int = 500,
 ) -> float:
-    """The learning rate of `step`, counted from 0, when `epoch` epochs are done.
+    """Zipformer's rate (Yao et al., arXiv 2310.11230) of `step`, from 0, when `epoch` epochs are done.
 
     Falls with the root of both once they are past their scales; rises from base / 2 over `warmup` steps.
     """
