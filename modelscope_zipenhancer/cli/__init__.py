@@ -2,14 +2,15 @@
 
 import argparse
 import importlib
-import json
 import os
 import sys
 
 from .. import __version__
 from ..errors import OptionError, ZipEnhancerError
+from . import activate as cli_activate
 from . import enhance as cli_enhance
-from .enhance import complain
+from . import info as cli_info
+from .output import complain
 
 EXIT_CODES = """exit codes:
   0    everything is done
@@ -68,7 +69,7 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a model is: size, cost, hash of its weights")
     info.add_argument("model", nargs="?", default="tiny", help="as enhance's --model (tiny)")
     info.add_argument("--json", action="store_true", help="as JSON")
-    info.set_defaults(run=run_info)
+    info.set_defaults(run=cli_info.run_info)
 
     for name, module, text in (
         ("evaluate", "evaluate", "measure how good the enhanced recordings are"),
@@ -84,37 +85,5 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
         ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
         ("deactivate", "take that back"),
     ):
-        commands.add_parser(name, help=text).set_defaults(run=run_activate)
+        commands.add_parser(name, help=text).set_defaults(run=cli_activate.run_activate)
     return parser
-
-
-def run_info(args) -> int:
-    from ..network.summary import describe
-
-    card = describe(args.model)
-    if args.json:
-        print(json.dumps(card, indent=1))
-        return 0
-    stacks = ", ".join(f"{s['time_factor']}x{s['freq_factor']}" for s in card["stacks"])
-    print(f"model       {card['model']}, in {card['folder']}")
-    print(
-        f"parameters  {card['parameters']:,} in {len(card['stacks'])} stacks (downsampling {stacks}), ",
-        end="",
-    )
-    print(f"{card['channels']} channels")
-    print(f"cost        {card['flops_per_second'] / 1e9:.2f} GFLOPs for a second of audio at 16 kHz")
-    print(f"weights     {card['checkpoint']}, {card['bytes'] / 1e6:.2f} MB")
-    print(f"sha256      {card['sha256']}")
-    return 0
-
-
-def run_activate(args) -> int:
-    from ..plugin import install_pth, remove_pth
-
-    if args.command == "activate":
-        print(f"active in every program of this Python, by {install_pth()}")
-    elif path := remove_pth():
-        print(f"no longer active: {path} is removed")
-    else:
-        print("it was not active")
-    return 0

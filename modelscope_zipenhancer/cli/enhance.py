@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
-import sys
 import time
 
 from .. import __version__
 from ..errors import OptionError
 from ..files import check_folder
+from .output import complain
+from .progress import Bar
 
 
 def add_arguments(parser) -> None:
@@ -63,11 +64,6 @@ def add_arguments(parser) -> None:
     add("--rate", type=int, metavar="HZ", help="stdin is raw 16-bit mono PCM; so is stdout, while it arrives")
 
 
-def complain(problem, code: int) -> int:
-    print("zipenhancer:", " ".join(str(problem).split()), file=sys.stderr)
-    return code
-
-
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
     from ..enhance.enhancer import check_options
@@ -89,20 +85,21 @@ def run(args) -> int:
         check_plot(args.plot)
 
     from ..audio.write import check_output
-    from ..corpus import run as batch
+    from ..corpus.find import find_jobs, names_several, refuse_inputs_as_outputs
+    from ..corpus.run import Result
     from ..files import make_folder
 
-    jobs = batch.find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
+    jobs = find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
     if args.plot and len(jobs) > 1:
         raise OptionError(f"--plot draws one recording, these are {len(jobs)}")
     if not args.overwrite:
-        batch.refuse_inputs_as_outputs(jobs)
+        refuse_inputs_as_outputs(jobs)
     elif args.resume:
         raise OptionError(
             "--resume and --overwrite: an output that is an input is always there; leave one out"
         )
     there = [job for job in jobs if args.resume and os.path.exists(job.output)]
-    results = [batch.Result(job.source, job.output, "there") for job in there]
+    results = [Result(job.source, job.output, "there") for job in there]
     todo = [job for job in jobs if job not in set(there)]
     if args.dry_run:
         for result in results:
@@ -110,7 +107,7 @@ def run(args) -> int:
         for job in todo:
             print(f"{job.source} -> {job.output}")
         return 0
-    single = not batch.names_several(args.input)
+    single = not names_several(args.input)
     if todo:
         if not single or args.output and args.output.endswith(("/", os.sep)):
             make_folder(args.output or os.path.dirname(todo[0].output))
@@ -167,61 +164,6 @@ def enhanced(args, jobs: list):
             for result in stream:
                 bar.finish(result)
                 yield result
-
-
-class Bar:
-    """Seconds of audio done, on stderr and only on a terminal; with RTF and the remaining time."""
-
-    def __init__(self, jobs: list):
-        from tqdm import tqdm
-
-        shown = sys.stderr.isatty()
-        self.seconds = {job: header_seconds(job.source) if shown else 0.0 for job in jobs}
-        self.by_source = {job.source: seconds for job, seconds in self.seconds.items()}
-        self.files, self.total, self.done = 0, len(jobs), 0.0
-        self.bar = tqdm(
-            total=sum(self.seconds.values()) or 1.0,
-            disable=not shown,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            leave=False,
-            bar_format="{desc}{percentage:3.0f}%|{bar}| "
-            "{n:.0f}/{total:.0f} s of audio{postfix}, {remaining} left",
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def within(self, job):
-        """A progress function for one job."""
-        return lambda done, samples: self._show(self.done + self.seconds[job] * done / samples)
-
-    def finish(self, result) -> None:
-        self.files += 1
-        self.done += self.by_source[result.source]
-        self._show(self.done)
-
-    def _show(self, seconds: float) -> None:
-        if self.bar.disable:
-            return
-        self.bar.n = seconds
-        if self.total > 1:
-            self.bar.set_description_str(f"{self.files}/{self.total} files ", refresh=False)
-        rtf = self.bar.format_dict["elapsed"] / max(seconds, 1e-9)
-        self.bar.set_postfix_str(f"RTF {rtf:.2f}", refresh=False)
-        self.bar.refresh()
-
-
-def header_seconds(path: str) -> float:
-    """What a file's header says; 0 if that can't be had so cheaply."""
-    import soundfile
-
-    with contextlib.suppress(Exception):
-        return min(soundfile.info(path).duration, 1e6)
-    return 0.0
 
 
 def plot(path: str, result) -> None:

@@ -10,7 +10,8 @@ import tempfile
 import numpy as np
 
 from ..evaluate.pairs import find_pairs, mix_pairs
-from ..evaluate.run import MEASURES, Report, changes, evaluate_pairs, table, write_csv
+from ..evaluate.report import MEASURES, Report, changes, table, write_csv
+from ..evaluate.run import evaluate_pairs
 from ..files import make_folder
 from ..names import SAMPLE_RATE
 

@@ -11,7 +11,8 @@ from ..audio.samples import pcm16
 from ..audio.write import check_output, encode, write
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
-from .enhance import complain, options
+from .enhance import options
+from .output import complain
 
 BLOCK = 1 << 16  # bytes read at most at a time; less when less is there
 

@@ -20,7 +20,9 @@ from modelscope_zipenhancer.errors import (
     ModelNotFoundError,
     ZipEnhancerError,
 )
+from modelscope_zipenhancer.evaluate import dnsmos as dnsmos_module
 from modelscope_zipenhancer.evaluate import measures, pairs
+from modelscope_zipenhancer.evaluate import report as reports
 from modelscope_zipenhancer.evaluate import run as evaluate
 
 pytest.importorskip("pesq", reason="needs the [eval] extra")
@@ -205,9 +207,9 @@ def test_dnsmos_has_a_window_a_second_and_averages_the_mapped_scores(monkeypatch
             seen.append(feeds["input_1"])
             return [np.array([[3.0, 2.0, len(seen)]], np.float32)]
 
-    monkeypatch.setattr(measures, "dnsmos_session", lambda path: Session())
+    monkeypatch.setattr(dnsmos_module, "dnsmos_session", lambda path: Session())
     x = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-    sig, bak, ovr = measures.dnsmos(x, "some.onnx")
+    sig, bak, ovr = dnsmos_module.dnsmos(x, "some.onnx")
     assert len(seen) == windows and all(w.shape == (1, 144160) for w in seen)
     whole = np.tile(x, doubled)
     assert all(np.array_equal(w[0], whole[i * 16000 : i * 16000 + 144160]) for i, w in enumerate(seen))
@@ -223,17 +225,17 @@ def test_dnsmos_of_the_model_cards_samples_is_the_known_one():
     found = []
     for name in ("speech_with_noise.wav", "speech_with_noise1.wav"):
         x, rate = read(SHARED / "audio" / "samples" / name)
-        found.append(round(measures.dnsmos(x[:, 0], DNSMOS_FILE)[2], 2))
+        found.append(round(dnsmos_module.dnsmos(x[:, 0], DNSMOS_FILE)[2], 2))
     assert sorted(found) == [1.37, 1.65]
 
 
 def test_a_dnsmos_file_that_is_missing_or_another_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(ModelNotFoundError, match="no DNSMOS"):
-        measures.dnsmos(CLEAN, tmp_path / "none.onnx")
+        dnsmos_module.dnsmos(CLEAN, tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(CheckpointError, match=r"text\.onnx"):
-        measures.dnsmos(CLEAN, tmp_path / "text.onnx")
+        dnsmos_module.dnsmos(CLEAN, tmp_path / "text.onnx")
 
 
 # ---- pairs
@@ -255,7 +257,7 @@ def test_pairs_of_the_dns_challenge_have_the_same_fileid(tmp_path):
     assert not failures
     ids = [[path.rsplit("fileid_")[-1] for path in (p.test, p.clean)] for p in found]
     assert ids == [["1.wav", "1.wav"], ["12.wav", "12.wav"]]
-    assert evaluate.Report(rows={p.name: {} for p in found}).by_snr() == {15.0: [p.name for p in found]}
+    assert reports.Report(rows={p.name: {} for p in found}).by_snr() == {15.0: [p.name for p in found]}
 
 
 def test_a_missing_twin_is_refused_by_name_or_left_out_and_counted(folders):
@@ -346,7 +348,7 @@ def test_rows_have_all_eight_measures_and_agree_however_many_processes(folders):
     one = evaluate.evaluate_pairs(found)
     assert os.environ.get("OMP_NUM_THREADS") == before
     assert set(one.rows) == {"a", "sub/b"} and not one.failures
-    assert all(list(row) == list(evaluate.PAIRED) for row in one.rows.values())
+    assert all(list(row) == list(reports.PAIRED) for row in one.rows.values())
     two = evaluate.evaluate_pairs(found, jobs=2)
     assert os.environ.get("OMP_NUM_THREADS") == before
     for name, row in one.rows.items():
@@ -403,7 +405,7 @@ def test_a_measure_that_can_not_be_had_is_left_out_of_its_mean_alone(folders):
     means = report.means()
     assert means["pesq_wb"].count == 1 and means["ssnr"].count == 2
     assert all(np.isfinite(m.mean) for m in means.values())
-    assert "(1)" in evaluate.table({"noisy": report}) and "nan" not in evaluate.table({"noisy": report})
+    assert "(1)" in reports.table({"noisy": report}) and "nan" not in reports.table({"noisy": report})
 
 
 def test_pesqs_no_utterance_is_a_failure_with_its_reason(folders):
@@ -420,7 +422,7 @@ def test_the_enhancer_is_measured_on_what_it_makes(folders):
     report = evaluate.evaluate_pairs(found, enhancer=lambda p: soundfile.read(p.replace("noisy", "clean"))[0])
     assert all(row["pesq_wb"] > 4.6 for row in report.rows.values())
     noisy = evaluate.evaluate_pairs(found)
-    assert min(evaluate.changes(noisy, report, "pesq_wb").values()) > 0.5
+    assert min(reports.changes(noisy, report, "pesq_wb").values()) > 0.5
 
 
 def test_an_enhancer_of_another_length_or_that_refuses_is_a_failure(folders):
@@ -437,7 +439,7 @@ def test_an_enhancer_of_another_length_or_that_refuses_is_a_failure(folders):
 
 
 def test_means_have_students_intervals():
-    report = evaluate.Report(rows={"x": {"stoi": 1.0}, "y": {"stoi": 2.0}, "z": {"stoi": 3.0}})
+    report = reports.Report(rows={"x": {"stoi": 1.0}, "y": {"stoi": 2.0}, "z": {"stoi": 3.0}})
     mean = report.means()["stoi"]
     assert (mean.mean, mean.count) == (2.0, 3)
     assert mean.interval == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)
