@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .threads import Jobs, Scratch
+from .buffers import Scratch
+from .threads import Jobs
 
 CONV_FLOATS = 1_200_000  # inputs and outputs of one slice of a convolution
 SLICE_FLOATS = 200_000  # of one slice of an element-wise pass: the second-level cache

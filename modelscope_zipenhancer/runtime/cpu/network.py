@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from ...network.spectrum import denoise
 from ...network.zipenhancer import ZipEnhancer
+from .buffers import Workspace
 from .convolution import SLICE_FLOATS, Conv, DenseBlock, NormAct, SubPixelConv, convolve, normalize
-from .threads import Jobs, Workspace
+from .threads import Jobs
 from .winograd import CHANNELS, WinogradBlock
 from .zipformer_layer import FastLayer
 

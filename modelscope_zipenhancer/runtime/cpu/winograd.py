@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .buffers import Scratch
 from .convolution import SLICE_FLOATS, NormAct, moments
-from .threads import Jobs, Scratch
+from .threads import Jobs
 
 OUTPUTS, TAPS = 4, 3
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials are multiplied

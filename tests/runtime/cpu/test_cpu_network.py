@@ -12,12 +12,13 @@ import soundfile
 import torch
 
 from modelscope_zipenhancer import Enhancer
-from modelscope_zipenhancer.enhance.enhancer import find_model
 from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 from modelscope_zipenhancer.runtime.cpu import threads as jobs
+from modelscope_zipenhancer.runtime.cpu.buffers import Scratch
 from modelscope_zipenhancer.runtime.cpu.convolution import DenseBlock
 from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
 from modelscope_zipenhancer.runtime.cpu.winograd import WinogradBlock, matrices
@@ -123,7 +124,7 @@ def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, t
             return type("Done", (), {"result": lambda self, value=work(*args): value})()
 
     run = jobs.Jobs.__new__(jobs.Jobs)
-    run.scratches, run.pool = [jobs.Scratch() for _ in range(threads)], Here()
+    run.scratches, run.pool = [Scratch() for _ in range(threads)], Here()
     slices = run.slices(lambda start, stop, scratch: (start, stop), length, step)
     assert [i for start, stop in slices for i in range(start, stop)] == list(range(length))
     sizes = [stop - start for start, stop in slices]
@@ -133,7 +134,7 @@ def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, t
 
 
 def test_views_are_made_once_and_anew_when_their_memory_has_moved():
-    scratch = jobs.Scratch()
+    scratch = Scratch()
     small = scratch.views("small", lambda: scratch.take("x", 3))
     assert scratch.views("small", lambda: pytest.fail("made again")) is small
     large = scratch.views("large", lambda: [scratch.take("x", 4), scratch.take("x", 9)])
