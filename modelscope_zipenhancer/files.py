@@ -3,8 +3,11 @@
 import contextlib
 import logging
 import os
+import re
+import shutil
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 
 from .errors import AudioNotFoundError, OutputError, ZipEnhancerError
 
@@ -19,25 +22,66 @@ RECORDING_SUFFIXES = frozenset(
     ]
 )
 
+TEMPORARY = re.compile(r"(.*)\.(\d+)-\d+\.part", re.DOTALL)  # the names that `replacing` gives
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
     """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it on error.
 
-    Raises OutputError for an OSError of the writing; errors of this package pass as they are.
+    Of a link it is the target that is written; a file that is there hands its mode on. Raises OutputError
+    for an OSError of the writing; errors of this package pass as they are.
     """
     path = os.fspath(path)
+    target = os.path.realpath(path) if os.path.islink(path) else path
     # The process and thread in the name: two that write one path don't write one temporary.
-    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+    temporary = f"{_temporary_stem(target)}.{os.getpid()}-{threading.get_ident()}.part"
     try:
         yield temporary
-        os.replace(temporary, path)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and not isinstance(error, ZipEnhancerError):
             raise OutputError(f"{path!r} can't be written: {error.strerror or error}") from error
         raise
+
+
+def _temporary_stem(path: str) -> str:
+    """What the temporary names of a path begin with; not too long for file systems, 4 bytes a letter."""
+    folder, name = os.path.split(path)
+    if len(os.fsencode(name)) > 200:
+        name = f"{name[:40]}-{zlib.crc32(os.fsencode(name)):08x}"
+    return os.path.join(folder, name)
+
+
+def remove_leftovers(paths: Iterable[str]) -> None:
+    """Remove what killed processes of this machine had begun to write for these paths."""
+    begun = {}  # {folder: what the temporary names in it begin with}
+    for path in paths:
+        folder, name = os.path.split(_temporary_stem(path))
+        begun.setdefault(folder, set()).add(name)
+    for folder, names in begun.items():
+        with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                found = TEMPORARY.fullmatch(entry.name)
+                if found and found[1] in names and not _is_running(int(found[2])):
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end the process there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def check_folder(path: str | os.PathLike) -> str:

@@ -3,79 +3,160 @@
 import base64
 import binascii
 import io
+import logging
 import os
 import re
+import urllib.parse
 import urllib.request
+from typing import Any
 
 import numpy as np
+import soundfile
 
 from ..errors import AudioError, AudioNotFoundError
 from ..names import SAMPLE_RATE
-from .decode import decode
-from .fetch import fetch
-from .samples import check_finite
+from .decode import HEAD, blocks_of, container_of, decode
+from .fetch import OPEN, Policy, fetch, shortened
+from .samples import Recording, Samples, check_finite, check_level, to_float32
+
+logger = logging.getLogger(__name__)
 
 
-def read(source, sample_rate: int | None = None) -> tuple:
+def read(
+    source: Any, sample_rate: int | None = None, *, strict: bool = False, policy: Policy | None = None
+) -> tuple[np.ndarray, int]:
+    """`load`, as (float32 array (samples, channels), sample rate in Hz); its warnings are logged."""
+    recording = load(source, sample_rate, strict=strict, policy=policy)
+    for warning in recording.warnings:
+        logger.warning("%s: %s", name_of(source), warning)
+    return recording.samples, recording.sample_rate
+
+
+def load(
+    source: Any, sample_rate: int | None = None, *, strict: bool = False, policy: Policy | None = None
+) -> Recording:
     """Read audio from a path, URL, bytes, open binary file, array, tensor, base64 or data URL.
 
-    Returns (float32 array (samples, channels), sample rate in Hz). Of a two-dimensional array or
-    tensor the shorter axis holds the channels; its rate is `sample_rate`, 16000 unless given.
-    Integers are scaled by their full scale. A WAV header without a data size, as streams have,
-    is understood. Raises AudioError, AudioNotFoundError or FetchError.
+    Args:
+        source: a path may lead to a pipe; an open SoundFile is read on from where it is; of a
+            two-dimensional array or tensor the shorter axis holds the channels. Integers are scaled by the
+            full scale of their type (samples.to_float32).
+        sample_rate: of an array or tensor, 16000 unless given.
+        strict: AudioError where a warning would say that audio is missing.
+        policy: what may be read, and how much of it; by default everything that the caller can.
+
+    Returns:
+        The samples, their rate, and warnings: "12.30 s of 60.00 s are missing: the file was cut off".
+
+    Raises:
+        AudioError, AudioNotFoundError or FetchError.
     """
-    if hasattr(source, "shape"):
-        return _from_array(source), int(sample_rate or SAMPLE_RATE)
+    policy = policy or OPEN
+    name = name_of(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode(io.BytesIO(source), "the given bytes")
+        return _decode(io.BytesIO(source), name, strict, policy)
+    if isinstance(source, soundfile.SoundFile):
+        return _from_sound(source, name, policy)
+    if hasattr(source, "shape") and not isinstance(source, str):  # numpy.str_ has a shape
+        rate = int(sample_rate or SAMPLE_RATE)
+        return Recording(_checked_duration(_from_array(source, name), rate, name, policy), rate)
     if isinstance(source, str):
-        text = source.lstrip()
+        text = source.strip()
         if re.match(r"https?://", text, re.IGNORECASE):
-            return decode(io.BytesIO(fetch(text)), text)
+            return _decode(io.BytesIO(fetch(text, policy)), name, strict, policy)
         if text[:5].lower() == "data:":
-            return decode(io.BytesIO(_from_base64(text.partition(",")[2])), "the data URL")
+            return _decode(io.BytesIO(_from_data_url(text)), name, strict, policy)
         if text[:7].lower() == "file://":
             source = urllib.request.url2pathname(text[7:])
         elif _is_base64(source):
-            return decode(io.BytesIO(_from_base64(text)), "the base64 text")
+            return _decode(io.BytesIO(_from_base64(text)), name, strict, policy)
     if isinstance(source, (str, os.PathLike)):
+        if not policy.local_files:
+            raise AudioError(f"{name} is a path, which isn't allowed here: give a URL, bytes or base64")
         path = os.fspath(source)
         if os.path.isdir(path):
-            raise AudioNotFoundError(f"{path!r} is a folder, an audio file was expected")
+            raise AudioNotFoundError(f"{name} is a folder, an audio file was expected")
         try:
             file = open(path, "rb")
         except FileNotFoundError:
-            raise AudioNotFoundError(f"no audio file at {path!r}") from None
+            raise AudioNotFoundError(f"no audio file at {name}") from None
         except (OSError, ValueError) as error:
-            raise AudioError(f"{path!r} can't be opened: {error}") from error
+            reason = getattr(error, "strerror", None) or str(error)
+            raise AudioError(f"{name} can't be opened: {reason}") from error
         with file:
-            return decode(file, repr(path))
+            return _from_file(file, name, strict, policy)
     if hasattr(source, "read"):
-        name = repr(getattr(source, "name", "the open file"))
-        if not (hasattr(source, "seek") and getattr(source, "seekable", lambda: True)()):
-            source = io.BytesIO(source.read())
-        if isinstance(source, io.TextIOBase):
-            raise AudioError(f"{name} is open as text: open it with mode 'rb'")
-        return decode(source, name)
+        return _from_file(source, name, strict, policy)
     raise AudioError(
-        f"audio can't be read from {type(source).__name__}: give a path, URL, bytes, an open binary "
+        f"audio can't be read from {name}: give a path, URL, bytes, an open binary "
         "file, an array, a tensor, base64 or a data URL"
     )
 
 
-def _from_array(source) -> np.ndarray:
-    name = f"the {type(source).__name__} of shape {tuple(source.shape)}"
+def name_of(source: Any) -> str:
+    """What messages call a source: never its content, and of a long name its ends."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "the given bytes"
+    if isinstance(source, str):
+        if re.match(r"\s*https?://", source, re.IGNORECASE):
+            return shortened(source.strip())
+        if source.lstrip()[:5].lower() == "data:":
+            return "the data URL"
+        return "the base64 text" if _is_base64(source) else shortened(repr(str(source)))
+    if isinstance(source, os.PathLike):
+        return shortened(repr(os.fspath(source)))
+    if hasattr(source, "shape"):
+        return f"the {type(source).__name__} of shape {tuple(source.shape)}"
+    if hasattr(source, "read"):
+        return shortened(repr(getattr(source, "name", "the open file")))
+    return type(source).__name__
+
+
+def _decode(file: Any, name: str, strict: bool, policy: Policy) -> Recording:
+    if policy.max_bytes is not None:
+        policy.check_bytes(file.seek(0, io.SEEK_END), name)
+        file.seek(0)
+    return decode(file, name, strict, policy.max_duration)
+
+
+def _from_file(file: Any, name: str, strict: bool, policy: Policy) -> Recording:
+    if isinstance(file, io.TextIOBase):
+        raise AudioError(f"{name} is open as text: open it with mode 'rb'")
+    try:
+        if not (hasattr(file, "seek") and getattr(file, "seekable", lambda: True)()):  # a pipe
+            limit = -1 if policy.max_bytes is None else policy.max_bytes + 1
+            file = io.BytesIO(file.read(limit))
+        elif file.tell():
+            file = io.BytesIO(file.read())
+        return _decode(file, name, strict, policy)
+    except OSError as error:
+        raise AudioError(f"{name} can't be read: {error.strerror or error}") from error
+
+
+def _from_sound(sound: soundfile.SoundFile, name: str, policy: Policy) -> Recording:
+    samples = Samples(sound.channels)
+    try:
+        for block in blocks_of(sound):
+            samples.append(block)
+            _checked_duration(samples, sound.samplerate, name, policy)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise AudioError(f"{name} can't be read: {error}") from error
+    return Recording(check_finite(samples.take(), name), sound.samplerate)
+
+
+def _checked_duration(x: Any, rate: int, name: str, policy: Policy) -> Any:
+    if policy.max_duration is not None and len(x) > policy.max_duration * rate:
+        raise AudioError(f"{name} is longer than the limit of {policy.max_duration:g} s")
+    return x
+
+
+def _from_array(source: Any, name: str) -> np.ndarray:
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
-    if source.dtype == np.uint8:  # as 8-bit WAV has it
-        x = (source.astype(np.float32) - 128.0) / 128.0
-    elif np.issubdtype(source.dtype, np.signedinteger):
-        x = (source / -float(np.iinfo(source.dtype).min)).astype(np.float32)
-    elif np.issubdtype(source.dtype, np.floating):
-        x = source.astype(np.float32, copy=False)
-    else:
-        raise AudioError(f"{name} holds {source.dtype}, expected float or signed integer samples")
+    source = np.asarray(source)  # a pandas Series
+    check_level(source, name)
+    x = to_float32(source, name)
     if x.ndim == 1:
         x = x[:, None]
     elif x.ndim != 2:
@@ -86,16 +167,25 @@ def _from_array(source) -> np.ndarray:
 
 
 def _is_base64(text: str) -> bool:
-    """No file's name, of base64's alphabet, and what it starts with starts an audio file."""
-    head = re.sub(r"\s", "", text[:64])[:16]
-    if len(text) < 60 or not re.fullmatch(r"[A-Za-z0-9+/]{16}", head) or os.path.exists(text):
+    """Base64's alphabet, which no file name with a suffix is of, and the first bytes of an audio file."""
+    if len(text) < 60:
         return False
-    magic = base64.b64decode(head)
-    return magic.startswith((b"RIFF", b"RIFX", b"fLaC", b"OggS", b"ID3", b"FORM", b"\xff\xfb", b"\xff\xf3"))
+    head = re.sub(r"\s", "", text[:512])[: HEAD // 3 * 4]
+    if not re.fullmatch(r"[A-Za-z0-9+/_-]+={0,2}", head) or os.path.exists(text):
+        return False
+    return container_of(_from_base64(head[: len(head) // 4 * 4])) is not None
 
 
 def _from_base64(text: str) -> bytes:
+    text = re.sub(r"\s", "", text).translate(str.maketrans("-_", "+/"))  # those of URLs
     try:
-        return base64.b64decode(re.sub(r"\s", "", text), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise AudioError(f"the base64 text can't be decoded: {error}") from error
+
+
+def _from_data_url(url: str) -> bytes:
+    kind, comma, data = url.partition(",")
+    if kind.lower().endswith(";base64"):
+        return _from_base64(urllib.parse.unquote(data))
+    return urllib.parse.unquote_to_bytes(data)

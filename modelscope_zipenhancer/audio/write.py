@@ -1,15 +1,21 @@
 """Audio files out, whole or not at all."""
 
 import io
+import logging
 import os
 import shutil
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
-from ..errors import OutputError
+from ..errors import OptionError, OutputError
 from ..files import check_folder, replacing
-from .samples import pcm16
+from .resample import resample
+from .samples import beyond_full_scale, check_level, to_float32, to_pcm
+
+logger = logging.getLogger(__name__)
 
 # suffix -> (libsndfile's format, subtype)
 FORMATS = {
@@ -21,30 +27,101 @@ FORMATS = {
     ".aiff": ("AIFF", "PCM_16"),
     ".aif": ("AIFF", "PCM_16"),
 }
+SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}  # of `bits`
+BITS = {".wav": ("16", "24", "32f"), ".flac": ("16", "24")}
+BITS[".aiff"] = BITS[".aif"] = BITS[".wav"]
+BITRATES = (".mp3", ".opus", ".ogg")  # where kbit/s can be chosen
+# The rates that a codec has, in Hz: others are resampled to the next
+RATES = {
+    ".opus": (8000, 12000, 16000, 24000, 48000),
+    ".mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+}
+VORBIS_TRIAL = 20  # seconds of which the quality is found that gives a bit rate
 
 
-def check_output(path) -> str:
-    """The path as text, if audio can be written there; otherwise OutputError. Writes nothing."""
+def check_output(
+    path: str | os.PathLike,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+    bits: int | str | None = None,
+    bitrate: float | None = None,
+) -> str:
+    """The path as text, if `write` can write such audio there. Writes nothing.
+
+    Args:
+        path: its suffix names the format.
+        sample_rate: in Hz, where it is known yet.
+        channels: where they are known yet; some formats have 2 or 8 at most.
+        bits, bitrate: as `write` has them.
+
+    Raises:
+        OutputError for the path, its format or its folder; OptionError for bits and bitrate.
+    """
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
         raise OutputError(f"{path!r}: unknown audio format {suffix!r}, known are {', '.join(FORMATS)}")
-    return check_folder(path)
+    check_folder(path)
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OutputError(f"{path!r} can't be written: it is no regular file")
+    longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if len(os.fsencode(name)) > longest:
+        raise OutputError(f"{path!r} can't be written: names have at most {longest} bytes there")
+    subtype = _subtype(suffix, bits)
+    if bitrate is not None and suffix not in BITRATES:
+        raise OptionError(f"bitrate={bitrate}: {suffix} has none, {', '.join(BITRATES)} have")
+    if bitrate is not None and not 1 <= bitrate <= 1024:
+        raise OptionError(f"bitrate={bitrate}: expected kbit/s, from 1 to 1024")
+    if sample_rate or channels:
+        rate = _rate(suffix, sample_rate or 16000)
+        problem = _problem(FORMATS[suffix][0], subtype, rate, channels or 1)
+        if problem:
+            raise OutputError(
+                f"{path!r} can't be written: {suffix} doesn't have {channels or 1} channels at {rate} Hz "
+                f"({problem})"
+            )
+    return path
 
 
-def write(path, x: np.ndarray, sample_rate: int) -> None:
-    """Write int16 or float audio, (samples,) or (samples, channels); the suffix names the format.
+def output_rate(path: str | os.PathLike, sample_rate: int) -> int:
+    """The rate in Hz at which `write` writes: the next that the format has; most have all."""
+    return _rate(os.path.splitext(os.fspath(path))[1].lower(), sample_rate)
 
-    Written to a temporary name, then renamed: a file that is there is whole. Raises OutputError.
+
+def write(
+    path: str | os.PathLike,
+    x: np.ndarray,
+    sample_rate: int,
+    *,
+    bits: int | str | None = None,
+    bitrate: float | None = None,
+) -> None:
+    """Write audio, (samples,) or (samples, channels); the suffix of the path names the format.
+
+    Written to a temporary name, then renamed: a file that is there is whole. A link's target is written,
+    and keeps its mode.
+
+    Args:
+        path: where to. For .opus and .mp3 other rates than theirs are resampled to the next.
+        x: float at full scale +-1, or integers at the full scale of their type.
+        sample_rate: in Hz.
+        bits: 16, 24 or '32f', of .wav, .flac (not 32f), .aiff and .aif; 16 unless given. What is beyond
+            full scale is clipped and counted in a warning, except with '32f'.
+        bitrate: kbit/s of .mp3 (the nearest that it has), .opus and .ogg (as near as Vorbis comes at this
+            rate); by default each codec's own quality.
+
+    Raises:
+        OutputError or OptionError, as check_output; AudioError for integers of an unknown scale.
     """
-    path = check_output(path)
-    container, subtype = FORMATS[os.path.splitext(path)[1].lower()]
-    if x.dtype != np.int16:
-        x = pcm16(x)
+    x = np.asarray(x)
+    channels = 1 if x.ndim == 1 else x.shape[1]
+    path = check_output(path, sample_rate, channels, bits, bitrate)
+    suffix = os.path.splitext(path)[1].lower()
     try:
         with replacing(path) as temporary:
-            soundfile.write(temporary, x, sample_rate, format=container, subtype=subtype)
-    except (soundfile.SoundFileError, ValueError) as error:
+            _encode(temporary, path, suffix, x, sample_rate, bits, bitrate)
+    except (soundfile.SoundFileError, RuntimeError) as error:
         # libsndfile says "System error." of a full disk
         free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
         raise OutputError(
@@ -52,12 +129,109 @@ def write(path, x: np.ndarray, sample_rate: int) -> None:
         ) from error
 
 
-def encode(x: np.ndarray, sample_rate: int, suffix: str = ".wav") -> bytes:
+def encode(
+    x: np.ndarray,
+    sample_rate: int,
+    suffix: str = ".wav",
+    *,
+    bits: int | str | None = None,
+    bitrate: float | None = None,
+) -> bytes:
     """What `write` would write, as bytes."""
-    container, subtype = FORMATS[suffix]
     file = io.BytesIO()
     try:
-        soundfile.write(file, pcm16(x), sample_rate, format=container, subtype=subtype)
-    except (soundfile.SoundFileError, ValueError) as error:
+        _encode(file, suffix, suffix, np.asarray(x), sample_rate, bits, bitrate)
+    except (soundfile.SoundFileError, RuntimeError) as error:
         raise OutputError(f"{suffix} can't be written: {error}") from error
     return file.getvalue()
+
+
+def _rate(suffix: str, sample_rate: int) -> int:
+    rates = RATES.get(suffix, (sample_rate,))
+    return next((rate for rate in rates if rate >= sample_rate), rates[-1])
+
+
+def _subtype(suffix: str, bits: int | str | None) -> str:
+    container, subtype = FORMATS[suffix]
+    if bits is None:
+        return subtype
+    known = BITS.get(suffix, ())
+    if str(bits) not in known:
+        remedy = f"of {suffix}: {', '.join(known)}" if known else f"{suffix} has none, {', '.join(BITS)} have"
+        raise OptionError(f"bits={bits}: {remedy}")
+    return SUBTYPES[str(bits)]
+
+
+@lru_cache(maxsize=64)
+def _problem(container: str, subtype: str, sample_rate: int, channels: int) -> str | None:
+    """Why libsndfile doesn't write such audio, found by trying; None if it does."""
+    try:
+        soundfile.write(
+            io.BytesIO(), np.zeros((64, channels), np.int16), sample_rate, format=container, subtype=subtype
+        )
+    except (soundfile.SoundFileError, RuntimeError, ValueError, OverflowError) as error:
+        return str(error).rpartition(": ")[2] or str(error)
+    return None
+
+
+def _encode(
+    file: str | BinaryIO,
+    name: str,
+    suffix: str,
+    x: np.ndarray,
+    sample_rate: int,
+    bits: int | str | None,
+    bitrate: float | None,
+) -> None:
+    container, subtype = FORMATS[suffix][0], _subtype(suffix, bits)
+    if x.dtype != np.int16 or subtype != "PCM_16":
+        seen = f"the {x.dtype} array for {name!r}"
+        check_level(x, seen)
+        x = to_float32(x, seen) if not np.issubdtype(x.dtype, np.floating) else x
+    rate = _rate(suffix, sample_rate)
+    if rate != sample_rate:
+        x = to_float32(x, name)
+        channels = x[:, None] if x.ndim == 1 else x
+        x = np.stack([resample(channels[:, i], sample_rate, rate) for i in range(channels.shape[1])], axis=1)
+    if np.issubdtype(x.dtype, np.floating) and subtype != "FLOAT":
+        if clipped := beyond_full_scale(x):
+            logger.warning(
+                "%s: %d of %d samples are beyond full scale and clipped%s",
+                name,
+                clipped,
+                x.size,
+                " (bits='32f' keeps them)" if "32f" in BITS.get(suffix, ()) else "",
+            )
+        x = to_pcm(x, 24 if subtype == "PCM_24" else 16)
+    options: dict[str, Any] = {}
+    if bitrate is not None:
+        options = _quality(suffix, x, rate, bitrate)
+    soundfile.write(file, x, rate, format=container, subtype=subtype, **options)
+
+
+def _quality(suffix: str, x: np.ndarray, rate: int, bitrate: float) -> dict[str, Any]:
+    """What libsndfile's compression level, 0 to 1, is for kbit/s (measured: tests/audio/test_write.py)."""
+    channels = 1 if x.ndim == 1 else x.shape[1]
+    if suffix == ".mp3":
+        low, high = (32, 320) if rate >= 32000 else (8, 160) if rate >= 16000 else (8, 64)
+    elif suffix == ".opus":
+        low, high = 6 * channels, 256 * channels
+    else:
+        return {"compression_level": _vorbis_level(x, rate, bitrate)}
+    level = min(max((high - bitrate) / (high - low), 0.0), 0.9999)  # 1 is refused
+    return {"compression_level": level, **({"bitrate_mode": "CONSTANT"} if suffix == ".mp3" else {})}
+
+
+def _vorbis_level(x: np.ndarray, rate: int, bitrate: float) -> float:
+    """Vorbis has qualities, not bit rates: the one that gives this rate in the middle of the recording."""
+    middle = max(0, (len(x) - VORBIS_TRIAL * rate) // 2)
+    part = x[middle : middle + VORBIS_TRIAL * rate]
+    low, high = 0.0, 1.0
+    for _ in range(7):
+        level, file = (low + high) / 2, io.BytesIO()
+        soundfile.write(file, part, rate, format="OGG", subtype="VORBIS", compression_level=level)
+        if file.tell() * 8 / 1000 > bitrate * len(part) / rate:
+            low = level
+        else:
+            high = level
+    return (low + high) / 2
