@@ -21,7 +21,7 @@ def test_two_processes_of_torchrun_train_one_network(small_run, tmp_path):
         [*command, "run", "--set", *settings], cwd=tmp_path, env=one, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["1", "2"]  # one process writes
     # a process with the two batches as one takes the same steps: the gradients were averaged
     config = read_config("tiny", [*settings, "train.batch_size=2"])
