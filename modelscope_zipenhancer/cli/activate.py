@@ -2,7 +2,7 @@
 
 
 def run_activate(args) -> int:
-    from ..plugin import install_pth, remove_pth
+    from ..plugin.pth import install_pth, remove_pth
 
     if args.command == "activate":
         print(f"active in every program of this Python, by {install_pth()}")

@@ -27,7 +27,6 @@ REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in p
 # What pipeline() calls with the model's id before it has a folder: functions of pipelines.builder.
 HUB_FUNCTIONS = ("is_official_hub_path", "read_config", "normalize_model_input")
 DISABLE = "MODELSCOPE_ZIPENHANCER_DISABLE"  # environment: 1 switches this package off
-PTH = f"{ROOT}.pth"
 
 _undo = {}  # builder module: the functions that give its registry back
 
@@ -178,37 +177,3 @@ def _log(text: str) -> None:
     import logging  # here: its import takes longer than this module's
 
     logging.getLogger(ROOT).warning(text)
-
-
-def install_pth() -> str:
-    """Activate this package in every program of this Python, by a file in site-packages.
-
-    Returns its path. Raises OutputError where that folder can't be written.
-    """
-    from ..files import replacing
-
-    # One line, as site.py executes it; silent where the package has been uninstalled.
-    line = f"import sys; exec('try:\\n import {ROOT}\\nexcept ImportError:\\n pass')\n"
-    with replacing(pth_path()) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(line)
-    return pth_path()
-
-
-def remove_pth():
-    """Take `install_pth` back. Returns the path removed, or None if there was none."""
-    from ..errors import OutputError
-
-    try:
-        os.unlink(pth_path())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise OutputError(f"{pth_path()} can't be removed: {error}") from error
-    return pth_path()
-
-
-def pth_path() -> str:
-    """Where `install_pth` writes."""
-    import sysconfig
-
-    return os.path.join(sysconfig.get_path("purelib"), PTH)

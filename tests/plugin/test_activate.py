@@ -10,7 +10,8 @@ from conftest import ROOT, noisy_speech
 
 from modelscope_zipenhancer.errors import OutputError
 from modelscope_zipenhancer.names import CONFIG_FILE, MODEL_TYPE, TASK
-from modelscope_zipenhancer.plugin import activate, deactivate, install_pth, pth_path, remove_pth
+from modelscope_zipenhancer.plugin import activate, deactivate
+from modelscope_zipenhancer.plugin.pth import install_pth, pth_path, remove_pth
 
 # What a program finds; with `ours`, "ours" for each, and librosa, which only the built-in imports, unloaded.
 REPORT = """

@@ -21,6 +21,7 @@ from modelscope_zipenhancer import errors
 from modelscope_zipenhancer.audio import samples
 from modelscope_zipenhancer.network.checkpoint import save_weights
 from modelscope_zipenhancer.plugin import classes as plugin
+from modelscope_zipenhancer.plugin import level
 
 SPEECH = noisy_speech(2.5)
 
@@ -188,7 +189,7 @@ def test_a_long_recording_is_in_memory_once_as_it_comes_and_once_as_16_bits(ans,
     x = np.random.default_rng(0).standard_normal(60 * 16_000).astype(np.float32) * 0.1
     soundfile.write(tmp_path / "long.wav", x, 16_000)
     monkeypatch.setattr(ans, "backend", lambda waveform, gain=None: waveform)
-    for module in (plugin, samples):
+    for module in (plugin, level, samples):
         monkeypatch.setattr(module, "BLOCK", 1 << 14)
     tracemalloc.start()
     try:
@@ -249,6 +250,7 @@ def test_an_unknown_level_is_refused_by_name(ans, quick_model_dir):
 @pytest.mark.parametrize("samples", [2, 999, 1000, 1001, 20000, 54321])
 def test_the_level_is_audio_norms_to_the_last_bit_also_in_blocks(samples, ans, monkeypatch):
     monkeypatch.setattr(plugin, "BLOCK", 1000)
+    monkeypatch.setattr(level, "BLOCK", 1000)
     x = noisy_speech(4.0)[100 : 100 + samples]
     norm = audio_norm(x.astype(np.float64)).astype(np.float32)
     assert ans.preprocess(x)["noisy"].tobytes() == norm.tobytes()
