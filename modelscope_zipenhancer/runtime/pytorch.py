@@ -8,7 +8,7 @@ import torch
 from ..errors import OptionError
 from ..network.checkpoint import load_model
 from ..network.zipenhancer import ZipEnhancer
-from .cpu.network import FastNetwork
+from .cpu.network import CpuNetwork
 from .gpu import BATCH, GpuNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,14 +61,14 @@ class TorchBackend:
             factor = None if gain is None else torch.as_tensor(gain, dtype=torch.float32)
             return self.form().denoise(x, factor).numpy()
 
-    def form(self) -> FastNetwork | GpuNetwork:
+    def form(self) -> CpuNetwork | GpuNetwork:
         """What runs: the form for the device that the weights are on."""
         weights = list(self.model.parameters())
         versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
         form = self._form
         if form is None or form[0] != versions:
             if self._device.type == "cpu":
-                network: FastNetwork | GpuNetwork = FastNetwork(self.model, self.dtype)
+                network: CpuNetwork | GpuNetwork = CpuNetwork(self.model, self.dtype)
             else:
                 network = GpuNetwork(self.model, self.dtype, self.compile)
             form = self._form = (versions, network)

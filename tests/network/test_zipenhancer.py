@@ -14,7 +14,7 @@ from modelscope_zipenhancer.network.checkpoint import load_model, load_weights
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.network.spectrum import mag_pha_istft, mag_pha_stft, unit_rms_gain
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
-from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
+from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 SIZES = {
@@ -251,7 +251,7 @@ def test_the_fast_form_is_what_runs_on_a_cpu_and_it_sees_new_weights():
     model = seeded_model()
     backend = TorchBackend(model)
     x = noise(1, 4000)
-    assert isinstance(backend.form(), FastNetwork)
+    assert isinstance(backend.form(), CpuNetwork)
     assert backend.form() is backend.form()
     before = backend(x.numpy())
     model.load_state_dict(seeded_model(seed=1).state_dict())

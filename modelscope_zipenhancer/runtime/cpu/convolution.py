@@ -4,15 +4,33 @@ The output of a convolution needs the statistics of all of it before it can be n
 is normalised when it is read, and a `reader` is a function (start, stop, scratch) -> rows (T, F, C).
 """
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...network import zipenhancer
 from .buffers import Scratch
-from .threads import Jobs
+from .fold import converted
+from .threads import SlicePool
 
 CONV_FLOATS = 1_200_000  # inputs and outputs of one slice of a convolution
 SLICE_FLOATS = 200_000  # of one slice of an element-wise pass: the second-level cache
+
+Reader = Callable[[int, int, Scratch], Tensor]
+M = TypeVar("M", bound=nn.Module)
+
+
+def find(sequence: nn.Module, kind: type[M]) -> M:
+    """The first module of that kind in a Sequential."""
+    return next(module for module in sequence.children() if isinstance(module, kind))
+
+
+def layers_of(block: zipenhancer.DenseBlock) -> list[nn.Module]:
+    """The Sequentials of a dense block: padding, convolution, norm and activation."""
+    return list(block.dense_block)
 
 
 class Conv:
@@ -23,28 +41,29 @@ class Conv:
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
         self.weight = conv.weight.detach().to(dtype, copy=True, memory_format=torch.channels_last)
-        self.bias = None
-        self.options = {"stride": conv.stride, "padding": (0, 1), "dilation": conv.dilation}
+        self.bias: Tensor | None = None
+        self.stride = cast(tuple[int, int], conv.stride)
+        self.dilation = cast(tuple[int, int], conv.dilation)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        y = F.conv2d(x.permute(2, 0, 1)[None], self.weight, self.bias, **self.options)
+        x = x.to(self.weight.dtype).permute(2, 0, 1)[None]
+        y = F.conv2d(x, self.weight, self.bias, self.stride, (0, 1), self.dilation)
         return y[0].permute(1, 2, 0)
 
 
 class DenseConv(Conv):
     """A layer of a dense block."""
 
-    def __init__(self, layer: nn.Sequential, dtype: torch.dtype):
-        super().__init__(layer[1], dtype)
+    def __init__(self, layer: nn.Module, dtype: torch.dtype):
+        super().__init__(find(layer, nn.Conv2d), dtype)
         self.norm = NormAct(layer)
-        self.reach = layer[1].dilation[0]  # frames looked back
+        self.reach = self.dilation[0]  # frames looked back
 
-    def reader(self, planes):
+    def reader(self, planes: Sequence[Tensor]) -> Reader:
         """Rows start - reach to stop of all planes side by side, newest first, zeros before time 0."""
         _, bins, channels = planes[0].shape
 
-        def read(start, stop, scratch):
+        def read(start: int, stop: int, scratch: Scratch) -> Tensor:
             first = start - self.reach
             missing = max(0, -first)
             shape = stop - first, bins, len(planes) * channels
@@ -63,28 +82,49 @@ class SubPixelConv(Conv):
         super().__init__(conv, dtype)
         weight = self.weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = conv.bias.detach().view(-1, 2).t().flatten().to(dtype)
+        bias = cast(Tensor, conv.bias)
+        self.bias = bias.detach().view(-1, 2).t().flatten().to(dtype)
+
+
+class Moments(NamedTuple):
+    """Of so many rows, for each bin and channel: (F, C)."""
+
+    rows: int
+    mean: Tensor
+    variance: Tensor
+
+
+def moments(x: Tensor) -> Moments:
+    """Moments of x (rows, F, C), over the rows.
+
+    torch adds these float32 up one after the other: so for each bin by itself, then NormAct in float64
+    over slices and bins. That is 100 times as precise as at once, and faster if C is small.
+    """
+    mean, variance = torch.batch_norm_update_stats(x.flatten(1), None, None, 0.0)
+    return Moments(len(x), mean.view(x.shape[1:]), variance.view(x.shape[1:]))
 
 
 class NormAct:
     """Instance norm and PReLU of a Sequential."""
 
-    def __init__(self, sequence: nn.Sequential):
-        norm = next(module for module in sequence if isinstance(module, nn.InstanceNorm2d))
-        activation = next(module for module in sequence if isinstance(module, nn.PReLU))
-        self.weight, self.bias, self.eps = norm.weight.double(), norm.bias.double(), norm.eps
-        self.slope = activation.weight.detach().clone()
+    def __init__(self, sequence: nn.Module):
+        norm = find(sequence, nn.InstanceNorm2d)
+        self.weight, self.bias = (converted(x, torch.float64) for x in (norm.weight, norm.bias))
+        self.eps = norm.eps
+        self.slope = converted(find(sequence, nn.PReLU).weight, torch.float32)
 
-    def fold(self, mean: Tensor, variance: Tensor):
+    def fold(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Statistics (C,) -> scale and shift (C,), float64."""
         scale = self.weight * (variance + self.eps).rsqrt()
         return scale, self.bias - mean * scale
 
-    def of(self, slices) -> "Normalize":
-        """slices: (rows, mean, variance) of each, the last two (bins, C) over the rows."""
-        rows, means, variances = zip(*slices)
-        means, variances = torch.stack(means).double(), torch.stack(variances).double()
-        share = torch.tensor(rows, dtype=torch.float64) / (sum(rows) * means.shape[1])
+    def of(self, slices: Sequence[Moments]) -> "Normalize":
+        """The norm of all the slices together."""
+        means, variances = (
+            torch.stack(x).double() for x in ([s.mean for s in slices], [s.variance for s in slices])
+        )
+        rows = means.new_tensor([s.rows for s in slices])
+        share = rows / (rows.sum() * means.shape[1])
         mean = torch.einsum("s,sbc->c", share, means)
         variance = torch.einsum("s,sbc->c", share, variances + (means - mean).square())
         scale, shift = self.fold(mean, variance)
@@ -101,66 +141,54 @@ class Normalize:
         y = torch.addcmul(self.shift, x, self.scale, out=scratch.take("scaled", *x.shape))
         return F.prelu(y.view(-1, y.shape[-1]), self.slope).view_as(y)
 
-    def reader(self, raw: Tensor):
+    def reader(self, raw: Tensor) -> Reader:
         """Of raw (T, F, C)."""
         return lambda start, stop, scratch: self(raw[start:stop], scratch)
 
 
-def moments(x: Tensor):
-    """(rows, mean, variance) of x (rows, F, C), the last two (F, C) over the rows.
+def convolve(conv: Conv, read: Reader, out: Tensor, pool: SlicePool) -> list[Moments]:
+    """Convolve what is read into out (T, F, C); returns the moments of the slices."""
 
-    torch adds these float32 up one after the other: so for each bin by itself, then NormAct in float64
-    over slices and bins. That is 100 times as precise as at once, and faster if C is small.
-    """
-    found = torch.batch_norm_update_stats(x.flatten(1), None, None, 0.0)
-    return len(x), *(y.view(x.shape[1:]) for y in found)
-
-
-def convolve(conv: Conv, reader, out: Tensor, run: Jobs) -> list:
-    """Convolve reader(start, stop, scratch) into out (T, F, C); the moments of the slices."""
-
-    def job(start, stop, scratch):
-        out[start:stop] = conv(reader(start, stop, scratch)).view(-1, *out.shape[1:])
+    def job(start: int, stop: int, scratch: Scratch) -> Moments:
+        out[start:stop] = conv(read(start, stop, scratch)).view(-1, *out.shape[1:])
         return moments(out[start:stop])
 
     outputs, inputs = conv.weight.shape[:2]
-    bins = out[0].numel() // outputs * conv.options["stride"][1]
-    return run.slices(job, out.shape[0], CONV_FLOATS // ((inputs + outputs) * bins))
+    bins = out[0].numel() // outputs * conv.stride[1]
+    return pool.slices(job, out.shape[0], CONV_FLOATS // ((inputs + outputs) * bins))
 
 
-def normalize(norm: Normalize, x: Tensor, run: Jobs) -> None:
+def normalize(norm: Normalize, x: Tensor, pool: SlicePool) -> None:
     """In place, x (T, F, C)."""
 
-    def job(start, stop, scratch):
+    def job(start: int, stop: int, scratch: Scratch) -> None:
         x[start:stop] = norm(x[start:stop], scratch)
 
-    run.slices(job, x.shape[0], SLICE_FLOATS // x[0].numel())
+    pool.slices(job, x.shape[0], SLICE_FLOATS // x[0].numel())
 
 
 class DenseBlock:
     """A dense block, convolution by convolution."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype):
-        self.layers = [DenseConv(layer, dtype) for layer in block.dense_block]
+    def __init__(self, block: zipenhancer.DenseBlock, dtype: torch.dtype):
+        self.layers = [DenseConv(layer, dtype) for layer in layers_of(block)]
 
-    def floats(self, frames: int, bins: int) -> int:
-        """The memory it takes for an input of that size."""
-        return 5 * frames * bins * self.layers[0].weight.shape[0]
+    def planes(self, frames: int, bins: int) -> list[tuple[int, ...]]:
+        """Shapes of the memory that it takes for an input of that size: its input and each layer's output."""
+        return [(frames, bins, self.layers[0].weight.shape[0])] * (1 + len(self.layers))
 
-    def __call__(self, read, frames: int, bins: int, memory: Tensor, run: Jobs):
+    def __call__(self, read: Reader, bins: int, planes: Sequence[Tensor], pool: SlicePool) -> Reader:
         """A reader of the input (T, F, C) -> a reader of the output, of the same shape.
 
-        The output's reader needs the last plane only, the end of `memory`.
+        The output's reader needs the last plane only.
         """
-        channels = self.layers[0].weight.shape[0]
-        planes = list(memory[: self.floats(frames, bins)].view(5, frames, bins, channels))
 
-        def fill(start, stop, scratch):
+        def fill(start: int, stop: int, scratch: Scratch) -> None:
             planes[0][start:stop] = read(start, stop, scratch)
 
-        run.slices(fill, frames, SLICE_FLOATS // (bins * channels))
+        pool.slices(fill, len(planes[0]), SLICE_FLOATS // planes[0][0].numel())
         for i, layer in enumerate(self.layers):
-            norm = layer.norm.of(convolve(layer, layer.reader(planes[: i + 1]), planes[i + 1], run))
+            norm = layer.norm.of(convolve(layer, layer.reader(planes[: i + 1]), planes[i + 1], pool))
             if i + 1 < len(self.layers):
-                normalize(norm, planes[i + 1], run)
+                normalize(norm, planes[i + 1], pool)
         return norm.reader(planes[-1])

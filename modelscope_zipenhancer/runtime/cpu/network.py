@@ -1,110 +1,143 @@
-"""The network of model.py arranged for inference on CPUs: the same function, several times as fast.
+"""The network arranged for inference on CPUs: the same function as its definition, several times as fast.
 
-`FastNetwork(model)` folds the weights once; later changes to the model are not seen.
+`CpuNetwork(model)` folds the weights once; later changes to the model are not seen.
 
 - A slice of time, or of sequences, small enough for the cache goes through many operations before
   the next is touched, in memory that is kept between calls.
 - Activations lie as (T, F, C), channels last: convolutions run without reordering, and a layer
   along either axis reads a view.
-- Each slice is a job; jobs run on as many threads as torch may use, each on one core.
+- Slices run on as many threads as torch may use, each on one core.
 
 Shapes: B batch, T frames, F bins, C channels.
 """
 
-import math
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...network import zipenhancer
 from ...network.spectrum import denoise
 from ...network.zipenhancer import ZipEnhancer
-from .buffers import Workspace
-from .convolution import SLICE_FLOATS, Conv, DenseBlock, NormAct, SubPixelConv, convolve, normalize
-from .threads import Jobs
+from ...network.zipformer import Bypass, ZipformerLayer
+from .buffers import Buffer, Plan, Scratch, Workspace
+from .convolution import (
+    SLICE_FLOATS,
+    Conv,
+    DenseBlock,
+    NormAct,
+    Reader,
+    SubPixelConv,
+    convolve,
+    find,
+    normalize,
+)
+from .fold import converted
+from .threads import SlicePool
 from .winograd import CHANNELS, WinogradBlock
-from .zipformer_layer import FastLayer
+from .zipformer_layer import Layer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class FastNetwork:
-    """A ZipEnhancer for CPU inference: `fast(mag, pha)` and `fast.denoise(waveform)`.
+class CpuNetwork:
+    """A ZipEnhancer for inference on CPUs: `network(mag, pha)`.
 
     May be called from several threads at once. Each call takes a workspace, about 5.1 * T * F * C
     floats for the longest T so far, which is kept for later calls. Uses torch.get_num_threads() cores.
 
-    dtype: of the inputs and weights of the convolutions and the feed-forward modules, half of the work
-    each; their sums, and all the rest, are float32.
+    Args:
+        model: the definition with its weights, of any floating-point dtype.
+        dtype: of the inputs and weights of the convolutions and the feed-forward modules, half of the
+            work each; their sums, and all the rest, are float32.
     """
 
     def __init__(self, model: ZipEnhancer, dtype: torch.dtype = torch.float32):
-        encoder, mask, phase = model.dense_encoder, model.mask_decoder, model.phase_decoder
         self.channels = model.config.channels
-        with torch.no_grad():
-            self.lift = encoder.dense_conv_1[0].weight.flatten(1).double()  # (C, 2), a 1x1 convolution
-            self.lift_norm = NormAct(encoder.dense_conv_1)
-            self.dense = dense_block(encoder.dense_block, dtype)
-            self.shrink = Conv(encoder.dense_conv_2[0], dtype)
-            self.shrink_norm = NormAct(encoder.dense_conv_2)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            self.encoder = Encoder(model.dense_encoder, dtype)
             self.stacks = [Stack(stack, dtype) for stack in model.TSConformer.encoders]
+            mask, phase = model.mask_decoder, model.phase_decoder
             self.mask = Decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]], dtype)
             phase_heads = [phase.phase_conv_r, phase.phase_conv_i]
             self.phase = Decoder(phase.dense_block, phase.phase_conv, phase_heads, dtype)
-        self._idle = deque()  # workspaces that no call is using
+        self._idle: deque[Workspace] = deque()  # that no call is using
 
-    def __call__(self, noisy_mag: Tensor, noisy_pha: Tensor):
-        """(B, F, T) twice, as ZipEnhancer takes them, float32 -> (magnitude, real, imaginary), same shape.
+    def __call__(self, noisy_mag: Tensor, noisy_pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Enhance spectra.
 
-        The last two are the enhanced magnitude, compressed, times cos and sin of the enhanced phase.
+        Args:
+            noisy_mag, noisy_pha: (B, F, T), compressed magnitude and phase, as ZipEnhancer takes them.
+
+        Returns:
+            The enhanced magnitude, compressed, and that times cos and sin of the enhanced phase; each of
+            the inputs' shape, float32.
         """
         return self._on_cores(self._call, noisy_mag, noisy_pha)
 
     def denoise(self, waveform: Tensor, gain: Tensor | None = None) -> Tensor:
-        """ZipEnhancer.denoise: (B, samples) at 16 kHz, float32, and optionally (B,) -> the same shape."""
+        """spectrum.denoise, on the same cores: (B, samples), float32[, (B,)] -> (B, samples)."""
         return self._on_cores(self._denoise, waveform, gain)
 
-    def _on_cores(self, function, *args):
-        """function(*args, workspace, run)"""
+    def _on_cores(
+        self, function: Callable[Concatenate[Workspace, SlicePool, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """function(workspace, pool, *args)"""
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
         try:
-            with Jobs(workspace) as run:
-                return run.call(function, *args, workspace, run)
+            with SlicePool(workspace) as pool:
+                return pool.call(function, workspace, pool, *args, **kwargs)
         finally:
             self._idle.append(workspace)
 
-    def _denoise(self, waveform: Tensor, gain: Tensor, workspace: Workspace, run: Jobs) -> Tensor:
-        return denoise(lambda mag, pha: self._call(mag, pha, workspace, run), waveform, gain)
+    def _denoise(
+        self, workspace: Workspace, pool: SlicePool, waveform: Tensor, gain: Tensor | None
+    ) -> Tensor:
+        return denoise(lambda mag, pha: self._call(workspace, pool, mag, pha), waveform, gain)
 
-    def _call(self, noisy_mag: Tensor, noisy_pha: Tensor, workspace: Workspace, run: Jobs):
-        outs = [torch.empty_like(noisy_mag, memory_format=torch.contiguous_format) for _ in range(3)]
+    def _call(
+        self, workspace: Workspace, pool: SlicePool, noisy_mag: Tensor, noisy_pha: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mag, real, imag = torch.empty(3, *noisy_mag.shape, dtype=torch.float32, device="cpu")
         with torch.inference_mode():
-            for mag, pha, *out in zip(noisy_mag, noisy_pha, *outs):
-                self._enhance(torch.stack([mag.t(), pha.t()], dim=-1), out, workspace, run)
-        return tuple(outs)
+            for i in range(len(noisy_mag)):
+                x = torch.stack([noisy_mag[i].t(), noisy_pha[i].t()], dim=-1).float()
+                self._enhance(x, (mag[i], real[i], imag[i]), workspace, pool)
+        return mag, real, imag
 
-    def _enhance(self, x: Tensor, out, workspace: Workspace, run: Jobs) -> None:
+    def _enhance(
+        self, x: Tensor, out: tuple[Tensor, Tensor, Tensor], workspace: Workspace, pool: SlicePool
+    ) -> None:
         """x (T, F, 2) to out: magnitude, real, imaginary, (F, T) each."""
-        frames, bins, half, channels = *x.shape[:2], (x.shape[1] + 1) // 2, self.channels
-        size = frames * half * channels
-        first, last = self.dense.floats(frames, bins), self.mask.dense.floats(frames, half)
-        whole = workspace.take(max(first, 3 * size + last))
-        body, memory = whole[:size].view(frames, half, channels), whole[size:]
+        frames, bins, _ = x.shape
+        buffers = workspace.shared.views(
+            (frames, bins), lambda: workspace.shared.planned(self.plan(frames, bins))
+        )
+        body = buffers["body"]
 
-        # what this reads is at the end of the whole, the body at the start
-        read = self.dense(self._lifted(x), frames, bins, whole[:first], run)
-        norm = self.shrink_norm.of(convolve(self.shrink, read, body, run))
-        normalize(norm, body, run)
+        def planes(name: str) -> list[Tensor]:
+            return [buffer for key, buffer in buffers.tensors.items() if key.startswith(f"{name} plane ")]
 
-        for stack in self.stacks:
-            stack(body, memory, run)
-
+        buffers.begin("encoder block")
+        read = self.encoder.block(self.encoder.lifted(x), bins, planes("encoder"), pool)
+        buffers.begin("encoder end")
+        self.encoder.end(read, body, pool)
+        for i, stack in enumerate(self.stacks):
+            buffers.begin(f"stack {i}")
+            stack(body, buffers[f"stack {i}"], pool)
         mag, real, imag = out
-        wide, memory = memory[: 2 * size].view(frames, 2 * half, channels), memory[2 * size :]
-        self.mask(body, wide, memory, [mag], run)
-        self.phase(body, wide, memory, [real, imag], run)
+        for name, decoder, heads in ("mask", self.mask, [mag]), ("phase", self.phase, [real, imag]):
+            buffers.begin(f"{name} block")
+            read = decoder.block(_reader(body), body.shape[1], planes(name), pool)
+            buffers.begin(f"{name} end")
+            decoder.end(read, buffers[f"{name} wide"], heads, pool)
         mag.relu_()
         # mag times cos and sin of atan2(imag, real), which is 0 at the origin
         length = torch.hypot(real, imag)
@@ -112,8 +145,51 @@ class FastNetwork:
         real.masked_fill_(origin, 1.0).mul_(scale)
         imag.mul_(scale)
 
-    def _lifted(self, x: Tensor):
-        """A reader of the encoder's 1x1 convolution, norm and activation, of x (T, F, 2) -> (T, F, C).
+    def plan(self, frames: int, bins: int) -> Plan:
+        """The memory that the threads share, for an item of that size."""
+        half, stacks = (bins + 1) // 2, [f"stack {i}" for i in range(len(self.stacks))]
+        ends = [f"{name} {part}" for name in ("mask", "phase") for part in ("block", "end")]
+        buffers = [Buffer("body", (frames, half, self.channels), "encoder end", "phase block")]
+        for name, stack in zip(stacks, self.stacks):
+            buffers.append(Buffer(name, stack.shape(frames, half, self.channels), name))
+        for name, block, width in (
+            ("encoder", self.encoder.block, bins),
+            ("mask", self.mask.block, half),
+            ("phase", self.phase.block, half),
+        ):
+            # all planes are in use while a block runs, then the last, until it is read
+            *inner, last = block.planes(frames, width)
+            buffers += [Buffer(f"{name} plane {i}", x, f"{name} block") for i, x in enumerate(inner)]
+            buffers.append(Buffer(f"{name} plane {len(inner)}", last, f"{name} block", f"{name} end"))
+        for name in "mask", "phase":
+            buffers.append(Buffer(f"{name} wide", (frames, 2 * half, self.channels), f"{name} end"))
+        return Plan(["encoder block", "encoder end", *stacks, *ends], buffers)
+
+
+def _reader(x: Tensor) -> Reader:
+    return lambda start, stop, scratch: x[start:stop]
+
+
+def dense_block(block: zipenhancer.DenseBlock, dtype: torch.dtype) -> DenseBlock | WinogradBlock:
+    """In the form that is faster for its size; half precision is too coarse for Winograd's sums."""
+    form = DenseBlock(block, dtype)
+    wide = form.planes(1, 1)[0][-1] >= CHANNELS
+    return WinogradBlock(block) if wide and dtype == torch.float32 else form
+
+
+class Encoder:
+    """The 1x1 convolution, the dense block and the strided convolution: (T, F, 2) -> (T, (F+1)//2, C)."""
+
+    def __init__(self, encoder: zipenhancer.DenseEncoder, dtype: torch.dtype):
+        first, last = encoder.dense_conv_1, encoder.dense_conv_2
+        self.lift = converted(find(first, nn.Conv2d).weight, torch.float64).flatten(1)  # (C, 2)
+        self.lift_norm = NormAct(first)
+        self.block = dense_block(encoder.dense_block, dtype)
+        self.shrink = Conv(find(last, nn.Conv2d), dtype)
+        self.shrink_norm = NormAct(last)
+
+    def lifted(self, x: Tensor) -> Reader:
+        """A reader of the 1x1 convolution, norm and activation, of x (T, F, 2) -> (T, F, C).
 
         The variance of a linear map of two numbers follows from the covariance of the two.
         """
@@ -124,44 +200,50 @@ class FastNetwork:
         scale, shift = self.lift_norm.fold(self.lift @ mean, ((self.lift @ covariance) * self.lift).sum(1))
         weight, shift = (self.lift * scale[:, None]).t().float(), shift.float()
 
-        def read(start, stop, scratch):
+        def read(start: int, stop: int, scratch: Scratch) -> Tensor:
             part = x[start:stop]
-            y = scratch.take("scaled", *part.shape[:2], self.channels).flatten(0, 1)
+            y = scratch.take("scaled", *part.shape[:2], len(shift)).flatten(0, 1)
             torch.addmm(shift, part.flatten(0, 1), weight, out=y)
             return F.prelu(y, self.lift_norm.slope).view(*part.shape[:2], -1)
 
         return read
 
-
-def dense_block(block: nn.Module, dtype: torch.dtype):
-    """In the form that is faster for its size; half precision is too coarse for Winograd's sums."""
-    channels = block.dense_block[0][1].out_channels
-    return (
-        WinogradBlock(block) if channels >= CHANNELS and dtype == torch.float32 else DenseBlock(block, dtype)
-    )
+    def end(self, read: Reader, out: Tensor, pool: SlicePool) -> None:
+        """The strided convolution with its norm, of what is read (T, F, C), to out (T, (F+1)//2, C)."""
+        norm = self.shrink_norm.of(convolve(self.shrink, read, out, pool))
+        normalize(norm, out, pool)
 
 
 class Decoder:
     """Dense block, sub-pixel convolution and last convolutions: (T, F, C) -> (2F-1, T) for each head."""
 
-    def __init__(self, block: nn.Module, sequence: nn.Sequential, heads, dtype: torch.dtype):
-        self.dense = dense_block(block, dtype)
-        self.up = SubPixelConv(sequence[0].conv1, dtype)
+    def __init__(
+        self,
+        block: zipenhancer.DenseBlock,
+        sequence: nn.Sequential,
+        heads: Sequence[nn.Module],
+        dtype: torch.dtype,
+    ):
+        self.block = dense_block(block, dtype)
+        self.up = SubPixelConv(find(sequence, zipenhancer.SubPixelConv).conv1, dtype)
         self.norm = NormAct(sequence)
-        self.heads = torch.cat([head.weight[0, :, 0] for head in heads], dim=1)  # (C, 2 for each head)
-        self.biases = [head.bias.item() for head in heads]
+        weights, self.biases = [], []
+        for head in heads:
+            weight, bias = (converted(x, torch.float32) for x in head.parameters())
+            weights.append(weight[0, :, 0])
+            self.biases.append(bias.item())
+        self.heads = torch.cat(weights, dim=1)  # (C, 2 for each head)
 
-    def __call__(self, x: Tensor, wide: Tensor, memory: Tensor, outs, run: Jobs) -> None:
-        """x (T, F, C); to work in: wide (T, 2F, C), and what the dense block takes."""
-        read = self.dense(lambda start, stop, scratch: x[start:stop], *x.shape[:2], memory, run)
-        norm = self.norm.of(convolve(self.up, read, wide, run))
+    def end(self, read: Reader, wide: Tensor, outs: Sequence[Tensor], pool: SlicePool) -> None:
+        """What follows the dense block, of what is read (T, F, C); wide (T, 2F, C) is to work in."""
+        norm = self.norm.of(convolve(self.up, read, wide, pool))
 
-        def job(start, stop, scratch):
+        def job(start: int, stop: int, scratch: Scratch) -> None:
             z = norm(wide[start:stop], scratch) @ self.heads  # what a bin gives itself and the one before
             for i, (out, bias) in enumerate(zip(outs, self.biases)):
                 out[:, start:stop] = (z[:, :-1, 2 * i] + z[:, 1:, 2 * i + 1]).add_(bias).t()
 
-        run.slices(job, wide.shape[0], SLICE_FLOATS // wide[0].numel())
+        pool.slices(job, wide.shape[0], SLICE_FLOATS // wide[0].numel())
 
 
 # ---- the body ----------------------------------------------------------------------------------
@@ -171,47 +253,65 @@ class Stack:
     """A dual-path block, in place: (T, F, C)."""
 
     def __init__(self, block: nn.Module, dtype: torch.dtype):
-        self.weights, self.combine = [[1.0], [1.0]], None  # of the averages in time and in frequency
-        if hasattr(block, "out_combiner"):
+        self.weights = [[1.0], [1.0]]  # of the averages in time and in frequency
+        self.combine: Tensor | None = None
+        if isinstance(block, zipenhancer.DownsampledBlock):
             for i, name in enumerate(("downsample_t", "downsample_f")):
                 if hasattr(block, name):
                     self.weights[i] = getattr(block, name).bias.softmax(0).tolist()
-            self.combine = block.out_combiner.bypass_scale.detach().clone()
+            self.combine = converted(block.out_combiner.bypass_scale, torch.float32)
             block = block.encoder
-        outer = block.bypass_layers[0]
-        self.layers = [
-            (FastLayer(f_layer, outer, dtype), FastLayer(t_layer, outer, dtype))
-            for f_layer, t_layer in zip(block.f_layers, block.t_layers)
-        ]
+        assert isinstance(block, zipenhancer.DualPathBlock)
+        outer = cast(Bypass, block.bypass_layers[0])
+        in_frequency, in_time = (
+            [Layer(cast(ZipformerLayer, layer), outer, dtype) for layer in layers]
+            for layers in (block.f_layers, block.t_layers)
+        )
+        self.layers = list(zip(in_frequency, in_time))
 
-    def __call__(self, x: Tensor, memory: Tensor, run: Jobs) -> None:
+    def shape(self, frames: int, bins: int, channels: int) -> tuple[int, int, int]:
+        """Of the averages, which it works on; nothing if it works on its input."""
         t_step, f_step = (len(weights) for weights in self.weights)
-        y = x
-        if self.combine is not None:
-            shape = -(-x.shape[0] // t_step), -(-x.shape[1] // f_step), x.shape[2]
-            y = memory[: math.prod(shape)].view(shape)
+        return (0, 0, 0) if self.combine is None else (-(-frames // t_step), -(-bins // f_step), channels)
 
-            def down(start, stop, scratch):
-                rows = scratch.take("rows", stop - start, *x.shape[1:])
-                _average(x[start * t_step : stop * t_step], self.weights[0], rows)
-                _average(rows.transpose(0, 1), self.weights[1], y[start:stop].transpose(0, 1))
-
-            run.slices(down, y.shape[0], SLICE_FLOATS // x[0].numel())
+    def __call__(self, x: Tensor, averages: Tensor, pool: SlicePool) -> None:
+        """x (T, F, C) in place; averages: memory of self.shape(*x.shape)."""
+        combine = self.combine
+        y = x if combine is None else averages
+        if combine is not None:
+            self._down(x, y, pool)
         for f_layer, t_layer in self.layers:
-            f_layer.apply(y, run)
-            t_layer.apply(y.transpose(0, 1), run)
-        if self.combine is not None:
+            f_layer.apply(y, pool)
+            t_layer.apply(y.transpose(0, 1), pool)
+        if combine is not None:
+            self._up(y, x, combine, pool)
 
-            def up(start, stop, scratch):
-                for i in range(t_step):
-                    for j in range(f_step):
-                        part = x[start * t_step : stop * t_step][i::t_step, j::f_step]
-                        part.lerp_(y[start:stop][: part.shape[0], : part.shape[1]], self.combine)
+    def _down(self, x: Tensor, out: Tensor, pool: SlicePool) -> None:
+        """x (T, F, C) to its averages."""
+        in_time, in_frequency = self.weights
+        step = len(in_time)
 
-            run.slices(up, y.shape[0], SLICE_FLOATS // x[0].numel())
+        def job(start: int, stop: int, scratch: Scratch) -> None:
+            rows = scratch.take("rows", stop - start, *x.shape[1:])
+            _average(x[start * step : stop * step], in_time, rows)
+            _average(rows.transpose(0, 1), in_frequency, out[start:stop].transpose(0, 1))
+
+        pool.slices(job, out.shape[0], SLICE_FLOATS // x[0].numel())
+
+    def _up(self, y: Tensor, x: Tensor, combine: Tensor, pool: SlicePool) -> None:
+        """x (T, F, C), in place, towards y, repeated."""
+        t_step, f_step = (len(weights) for weights in self.weights)
+
+        def job(start: int, stop: int, scratch: Scratch) -> None:
+            for i in range(t_step):
+                for j in range(f_step):
+                    part = x[start * t_step : stop * t_step][i::t_step, j::f_step]
+                    part.lerp_(y[start:stop][: part.shape[0], : part.shape[1]], combine)
+
+        pool.slices(job, y.shape[0], SLICE_FLOATS // x[0].numel())
 
 
-def _average(x: Tensor, weights, out: Tensor) -> None:
+def _average(x: Tensor, weights: Sequence[float], out: Tensor) -> None:
     """Weighted sums of each len(weights) along dim 0; a last, incomplete group repeats the last of x."""
     torch.mul(x[:: len(weights)], weights[0], out=out)
     for k in range(1, len(weights)):

@@ -1,17 +1,22 @@
-"""Slices of work on several threads, one core each, in memory that is kept."""
+"""Slices of work on several threads, one core each."""
 
 import ctypes
 import functools
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from .buffers import Scratch, Workspace
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class Jobs:
+
+class SlicePool:
     """Runs slices of work on torch.get_num_threads() threads, each of which uses one core.
 
     That beats handing each operation to all cores by 10 %, as a slice is too small to be shared; with
@@ -22,31 +27,31 @@ class Jobs:
 
     def __init__(self, workspace: Workspace):
         count = torch.get_num_threads() if _torch_library() else 1
-        workspace.scratches.extend(Scratch() for _ in range(count - len(workspace.scratches)))
-        self.scratches = workspace.scratches[:count]
-        self.pool = ThreadPoolExecutor(count, initializer=_use_one_core) if count > 1 else None
+        self.scratches = workspace.of_threads(count)
+        self.executor = ThreadPoolExecutor(count, initializer=_use_one_core) if count > 1 else None
 
-    def __enter__(self):
+    def __enter__(self) -> "SlicePool":
         return self
 
-    def __exit__(self, *_):
-        if self.pool:
-            self.pool.shutdown()
+    def __exit__(self, *_: object) -> None:
+        if self.executor:
+            self.executor.shutdown()
 
-    def call(self, function, *args):
-        """function(*args), which may call `slices`, on one of the threads.
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """function(*args, **kwargs), which may call `slices`, on one of the threads.
 
         What is between the slices has to leave the other cores alone, too: OpenMP's threads go on
-        spinning for a while after each operation.
+        spinning for a while after each operation. The caller's autograd and autocast don't reach it.
         """
 
         @torch.no_grad()
-        def call():
-            return function(*args)
+        @torch.autocast("cpu", enabled=False)
+        def call() -> T:
+            return function(*args, **kwargs)
 
-        return self.pool.submit(call).result() if self.pool else call()
+        return self.executor.submit(call).result() if self.executor else call()
 
-    def slices(self, job, length: int, step: int) -> list:
+    def slices(self, job: Callable[[int, int, Scratch], T], length: int, step: int) -> list[T]:
         """[job(start, stop, scratch), ...] of the slices of range(length), which are no longer than step.
 
         As many for each thread, and of one length by and large, so that none waits long for the others.
@@ -57,7 +62,7 @@ class Jobs:
         starts, results = deque(range(0, length, step)), {}
 
         @torch.inference_mode()
-        def work(scratch):
+        def work(scratch: Scratch) -> None:
             while starts:
                 try:
                     start = starts.popleft()
@@ -66,7 +71,7 @@ class Jobs:
                 results[start] = job(start, min(start + step, length), scratch)
 
         helpers = self.scratches[1 : len(starts)]  # the thread that calls works, too
-        futures = [self.pool.submit(work, scratch) for scratch in helpers]
+        futures = [self.executor.submit(work, scratch) for scratch in helpers] if self.executor else []
         work(self.scratches[0])
         for future in futures:
             future.result()
@@ -74,7 +79,7 @@ class Jobs:
 
 
 @functools.cache
-def _torch_library():
+def _torch_library() -> ctypes.CDLL | None:
     """torch's own library, if it does its work with OpenMP."""
     try:
         library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
@@ -90,6 +95,8 @@ def _use_one_core() -> None:
     """
     torch.get_num_threads()  # torch sets up a thread when it first asks, and would undo the rest
     library = _torch_library()
+    if library is None:
+        return
     library.omp_set_num_threads(1)
     if hasattr(library, "MKL_Set_Num_Threads_Local"):
         library.MKL_Set_Num_Threads_Local(1)

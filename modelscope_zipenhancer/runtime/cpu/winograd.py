@@ -10,15 +10,17 @@ values (4, T, tiles, C), transformed ones (6, T, tiles, C); bin 4t + j is tile t
 beyond the last bin is zero. In time, two taps apart by the dilation remain a convolution.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...network import zipenhancer
 from .buffers import Scratch
-from .convolution import SLICE_FLOATS, NormAct, moments
-from .threads import Jobs
+from .convolution import SLICE_FLOATS, Moments, NormAct, Normalize, Reader, find, layers_of, moments
+from .threads import SlicePool
 
 OUTPUTS, TAPS = 4, 3
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials are multiplied
@@ -27,7 +29,7 @@ ROWS = 56  # frames of a slice at most
 CHANNELS = 32  # from here on it pays: 0.65 of the direct form's time for 64, 0.8 for 32, more than 1 for 16
 
 
-def matrices() -> tuple:
+def matrices() -> tuple[Tensor, Tensor, Tensor]:
     """inverse (4, 6), filter (6, 3) and forward (6, 6), float64.
 
     Coefficients to values at the points, products there, and back: of the product of polynomials, whose
@@ -35,7 +37,7 @@ def matrices() -> tuple:
     """
     points = torch.tensor(POINTS, dtype=torch.float64)
 
-    def values(degree):
+    def values(degree: int) -> Tensor:
         at_infinity = torch.zeros(1, degree, dtype=torch.float64)
         at_infinity[0, -1] = 1
         return torch.cat([points[:, None] ** torch.arange(degree), at_infinity])
@@ -46,7 +48,7 @@ def matrices() -> tuple:
 class WinogradBlock:
     """A dense block, float32; as DenseBlock, with which it shares its interface."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: zipenhancer.DenseBlock):
         inverse, taps, forward = matrices()
         self.inverse = inverse.float()
         self.forward = forward[:, 1:-1].float()  # of a tile itself
@@ -54,49 +56,51 @@ class WinogradBlock:
         self.before, self.after = (
             [(p, x) for p, x in enumerate(forward[:, edge].tolist()) if abs(x) > 1e-9] for edge in (0, -1)
         )
-        self.layers = []
-        for _, conv, *_ in block.dense_block:
+        convs = [find(layer, nn.Conv2d) for layer in layers_of(block)]
+        self.layers = []  # of each, the filters (out, in, 2, 1) of the six products
+        for conv in convs:
             weight = torch.einsum("pf,oitf->poit", taps, conv.weight.detach().double())[..., None].float()
             self.layers.append([w.contiguous(memory_format=torch.channels_last) for w in weight])
-        self.reaches = [conv.dilation[0] for _, conv, *_ in block.dense_block]
-        self.norms = [NormAct(layer) for layer in block.dense_block]
-        self.channels = self.layers[0][0].shape[0]
+        self.reaches = [int(conv.dilation[0]) for conv in convs]
+        self.norms = [NormAct(layer) for layer in layers_of(block)]
+        self.channels = convs[0].out_channels
 
-    def floats(self, frames: int, bins: int) -> int:
-        """The memory it takes for an input of that size."""
-        return (2 * PRODUCTS + 2 * OUTPUTS) * frames * -(-bins // OUTPUTS) * self.channels
+    def planes(self, frames: int, bins: int) -> list[tuple[int, ...]]:
+        """Shapes of the memory that it takes for an input of that size: each layer's output.
 
-    def __call__(self, read, frames: int, bins: int, memory: Tensor, run: Jobs):
+        The first two are kept transformed, as more than one layer reads them.
+        """
+        counts = PRODUCTS, PRODUCTS, OUTPUTS, OUTPUTS
+        return [(count, frames, -(-bins // OUTPUTS), self.channels) for count in counts]
+
+    def __call__(self, read: Reader, bins: int, planes: Sequence[Tensor], pool: SlicePool) -> Reader:
         """A reader of the input (T, F, C) -> a reader of the output, of the same shape.
 
-        The output's reader needs the last plane only, the end of `memory`.
+        The output's reader needs the last plane only.
         """
-        call = Call(self, read, frames, bins, memory)
+        call = Call(self, read, bins, planes)
+        frames = planes[0].shape[1]
         for i, norm in enumerate(self.norms):
-            call.norms.append(norm.of(run.slices(partial(call.convolve, i), frames, ROWS)))
+            call.norms.append(norm.of(pool.slices(partial(call.convolve, i), frames, ROWS)))
             if call.is_kept(i):
                 rows = SLICE_FLOATS // call.planes[i][:, 0].numel()
-                run.slices(partial(call.transformed, i), frames, rows)
+                pool.slices(partial(call.transformed, i), frames, rows)
         return call.output
 
 
 class Call:
     """A block at work on one input. Rows are asked for as (start, stop, scratch), as of readers."""
 
-    def __init__(self, block: WinogradBlock, read, frames: int, bins: int, memory: Tensor):
-        self.block, self.read, self.bins = block, read, bins
-        self.tiles = -(-bins // OUTPUTS), block.channels
-        counts = PRODUCTS, PRODUCTS, OUTPUTS, OUTPUTS  # of each layer's output, kept transformed or as it is
-        sizes = [count * frames * self.tiles[0] * self.tiles[1] for count in counts]
-        parts = memory[: sum(sizes)].split(sizes)
-        self.planes = [part.view(count, frames, *self.tiles) for count, part in zip(counts, parts)]
-        self.norms = []  # of the layers whose output is known
+    def __init__(self, block: WinogradBlock, read: Reader, bins: int, planes: Sequence[Tensor]):
+        self.block, self.read, self.bins, self.planes = block, read, bins, planes
+        self.tiles = planes[0].shape[2:]  # tiles, C
+        self.norms: list[Normalize] = []  # of the layers whose output is known
 
     def is_kept(self, i: int) -> bool:
         """Whether layer i's output is transformed in place: not if only the last layer reads it."""
         return len(self.planes[i]) == PRODUCTS
 
-    def convolve(self, i: int, start: int, stop: int, scratch: Scratch):
+    def convolve(self, i: int, start: int, stop: int, scratch: Scratch) -> Moments:
         """Layer i, before its norm, into its plane; returns the moments."""
         reach, channels = self.block.reaches[i], self.block.channels
         first = start - reach
@@ -106,7 +110,7 @@ class Call:
         x = scratch.take("gathered", stop - first, self.tiles[0], channels * len(inputs))
         x[:missing] = 0
         gathered, x = x[missing:], x.permute(2, 0, 1)[None]
-        y = scratch.take("large", PRODUCTS, stop - start, *self.tiles)
+        y = scratch.take("products", PRODUCTS, stop - start, *self.tiles)
         for parts, weight, product in zip(zip(*inputs), self.block.layers[i], y.permute(0, 3, 1, 2)):
             torch.cat(parts, -1, out=gathered)
             product.copy_(F.conv2d(x, weight, dilation=(reach, 1))[0])
@@ -114,17 +118,21 @@ class Call:
         torch.mm(self.block.inverse, y.view(PRODUCTS, -1), out=out.view(OUTPUTS, -1))
         return self.moments(out)
 
-    def moments(self, x: Tensor):
-        """fast_conv.moments of x (4, rows, tiles, C), bins in their order."""
-        _, means, variances = zip(*(moments(plane) for plane in x))
-        in_order = (torch.stack(y, 1).flatten(0, 1)[: self.bins] for y in (means, variances))
-        return x.shape[1], *in_order
+    def moments(self, x: Tensor) -> Moments:
+        """convolution.moments of x (4, rows, tiles, C), bins in their order."""
+        planes = [moments(plane) for plane in x]
+        mean, variance = (
+            torch.stack(parts, 1).flatten(0, 1)[: self.bins]
+            for parts in ([plane.mean for plane in planes], [plane.variance for plane in planes])
+        )
+        return Moments(x.shape[1], mean, variance)
 
     def source(self, k: int, start: int, stop: int, scratch: Scratch) -> Tensor:
         """Layer k's output, transformed (6, rows, tiles, C)."""
         return self.planes[k][:, start:stop] if self.is_kept(k) else self.transformed(k, start, stop, scratch)
 
     def transformed(self, k: int, start: int, stop: int, scratch: Scratch) -> Tensor:
+        """Layer k's output, from before its norm to transformed: in its plane, if that is kept so."""
         x = self.norms[k](self.planes[k][:OUTPUTS, start:stop], scratch)
         out = (
             self.planes[k][:, start:stop]

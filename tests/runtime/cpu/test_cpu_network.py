@@ -20,9 +20,9 @@ from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 from modelscope_zipenhancer.runtime.cpu import threads as jobs
 from modelscope_zipenhancer.runtime.cpu.buffers import Scratch
 from modelscope_zipenhancer.runtime.cpu.convolution import DenseBlock
-from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
+from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 from modelscope_zipenhancer.runtime.cpu.winograd import WinogradBlock, matrices
-from modelscope_zipenhancer.runtime.cpu.zipformer_layer import FastLayer
+from modelscope_zipenhancer.runtime.cpu.zipformer_layer import Layer
 
 ROOT = Path(__file__).parents[3]
 
@@ -75,14 +75,14 @@ def assert_equal_networks(model, form, batch, frames, tolerance=1e-5):
 @pytest.mark.parametrize("size", SIZES)
 def test_it_equals_the_definition(size):
     model = network(size)
-    form = FastNetwork(model)
+    form = CpuNetwork(model)
     for batch, frames in [(1, 1), (2, 2), (1, 5), (3, 38)] + [(1, 161)] * (size != "S"):
         assert_equal_networks(model, form, batch, frames)
 
 
 def test_it_equals_the_definition_over_six_seconds():
     model = network("unequal factors, two layers, odd numbers")
-    assert_equal_networks(model, FastNetwork(model), 1, 961)
+    assert_equal_networks(model, CpuNetwork(model), 1, 961)
 
 
 def test_winograds_matrices_make_a_convolution():
@@ -101,13 +101,13 @@ def test_winograds_matrices_make_a_convolution():
     ],
 )
 def test_wide_networks_take_winograds_form_in_float32(size, dtype, form):
-    fast = FastNetwork(network(size), dtype)
-    assert {type(fast.dense), type(fast.mask.dense), type(fast.phase.dense)} == {form}
+    fast = CpuNetwork(network(size), dtype)
+    assert {type(fast.encoder.block), type(fast.mask.block), type(fast.phase.block)} == {form}
 
 
 @pytest.mark.parametrize("size", ["32 channels", "tiny"])
 def test_what_earlier_calls_left_in_memory_is_not_heard(size):
-    form = FastNetwork(network(size))
+    form = CpuNetwork(network(size))
     first = form(*spectra(1, 50))
     form(*(x + torch.nan for x in spectra(1, 90)))
     for a, b in zip(form(*spectra(1, 50)), first):
@@ -123,8 +123,8 @@ def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, t
         def submit(self, work, *args):
             return type("Done", (), {"result": lambda self, value=work(*args): value})()
 
-    run = jobs.Jobs.__new__(jobs.Jobs)
-    run.scratches, run.pool = [Scratch() for _ in range(threads)], Here()
+    run = jobs.SlicePool.__new__(jobs.SlicePool)
+    run.scratches, run.executor = [Scratch() for _ in range(threads)], Here()
     slices = run.slices(lambda start, stop, scratch: (start, stop), length, step)
     assert [i for start, stop in slices for i in range(start, stop)] == list(range(length))
     sizes = [stop - start for start, stop in slices]
@@ -143,7 +143,7 @@ def test_views_are_made_once_and_anew_when_their_memory_has_moved():
 
 
 def test_each_item_of_a_batch_is_as_if_alone():
-    form = FastNetwork(network())
+    form = CpuNetwork(network())
     mag, pha = spectra(3, 40)
     mag[1] *= 5
     together = form(mag, pha)
@@ -153,7 +153,7 @@ def test_each_item_of_a_batch_is_as_if_alone():
 
 
 def test_inputs_are_left_as_they_are():
-    form = FastNetwork(network())
+    form = CpuNetwork(network())
     mag, pha = spectra(1, 20)
     before = mag.clone(), pha.clone()
     form(mag, pha)
@@ -161,7 +161,7 @@ def test_inputs_are_left_as_they_are():
 
 
 def test_lengths_may_follow_each_other_in_any_order():
-    form = FastNetwork(network())
+    form = CpuNetwork(network())
     first = {frames: form(*spectra(1, frames)) for frames in (50, 7, 120)}
     for frames in (7, 120, 7, 50):
         for a, b in zip(form(*spectra(1, frames)), first[frames]):
@@ -177,9 +177,9 @@ def test_numbers_beyond_the_range_of_exp_are_computed_all_the_same(part, monkeyp
         if part == "activations" and type(module).__name__ == "FeedForward":
             module.in_proj.weight.mul_(100)
             module.out_proj.weight.mul_(0.01)
-    exact, run = [], FastLayer._run
-    monkeypatch.setattr(FastLayer, "_run", lambda *args, **kw: exact.append(kw["exact"]) or run(*args, **kw))
-    assert_equal_networks(model, FastNetwork(model), 1, 30, tolerance=1e-4)
+    exact, run = [], Layer._run
+    monkeypatch.setattr(Layer, "_run", lambda *args, **kw: exact.append(kw["exact"]) or run(*args, **kw))
+    assert_equal_networks(model, CpuNetwork(model), 1, 30, tolerance=1e-4)
     assert any(exact) == (part != "nothing")  # the slow way is taken when needed, and only then
 
 
@@ -188,25 +188,25 @@ def test_denoise_equals_the_definition(samples):
     model = network()
     x = noise(2, samples)
     x[1] *= 0.01
-    result = FastNetwork(model).denoise(x)
+    result = CpuNetwork(model).denoise(x)
     assert result.shape == x.shape and error(result, model.denoise(x)) < 1e-4
 
 
 def test_denoise_takes_a_gain():
     model, x = network(), noise(2, 8000)
     gain = torch.tensor([3.0, 11.0])
-    assert error(FastNetwork(model).denoise(x, gain), model.denoise(x, gain)) < 1e-4
+    assert error(CpuNetwork(model).denoise(x, gain), model.denoise(x, gain)) < 1e-4
 
 
 def test_a_silent_item_gives_silence():
     x = noise(2, 4000)
     x[0] = 0
-    result = FastNetwork(network()).denoise(x)
+    result = CpuNetwork(network()).denoise(x)
     assert torch.equal(result[0], x[0]) and result[1].abs().max() > 0
 
 
 def test_results_can_be_used_as_ordinary_tensors():
-    form = FastNetwork(network())
+    form = CpuNetwork(network())
     for tensor in (*form(*spectra(1, 4)), form.denoise(noise(1, 1000))):
         assert not tensor.is_inference()
         tensor.add_(1)
@@ -214,7 +214,7 @@ def test_results_can_be_used_as_ordinary_tensors():
 
 def test_weights_changed_later_are_not_seen():
     model = network()
-    form = FastNetwork(model)
+    form = CpuNetwork(model)
     before = form(*spectra(1, 10))
     for parameter in model.parameters():
         parameter.zero_()
@@ -223,7 +223,7 @@ def test_weights_changed_later_are_not_seen():
 
 
 def test_callers_in_several_threads_get_what_one_gets():
-    form = FastNetwork(network())
+    form = CpuNetwork(network())
     inputs = [spectra(1, frames) for frames in (30, 31, 90, 5)] * 3
     expected = [form(*x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:
@@ -244,9 +244,9 @@ def test_any_number_of_torch_threads_gives_the_same_and_is_left_alone(tmp_path):
     threads = run(
         f"""
         import threading, torch
-        from modelscope_zipenhancer.runtime.cpu.network import FastNetwork
+        from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 
-        form = FastNetwork(torch.load({str(tmp_path / "model.pt")!r}, weights_only=False))
+        form = CpuNetwork(torch.load({str(tmp_path / "model.pt")!r}, weights_only=False))
         x = torch.rand(1, 201, 60), torch.rand(1, 201, 60)
         results = []
         for count in (1, 2, 3, 5):
@@ -266,7 +266,7 @@ def test_any_number_of_torch_threads_gives_the_same_and_is_left_alone(tmp_path):
 
 
 def test_it_runs_where_threads_cannot_be_held_to_a_core(monkeypatch):
-    form = FastNetwork(network())
+    form = CpuNetwork(network())
     expected = form(*spectra(1, 20))
     monkeypatch.setattr(jobs, "_torch_library", lambda: None)
     for a, b in zip(form(*spectra(1, 20)), expected):
@@ -280,7 +280,7 @@ def speech(seconds: int) -> torch.Tensor:
 
 def test_bf16_changes_little_on_trained_weights():
     model = load_model(find_model("tiny"))
-    exact, rough = (FastNetwork(model, dtype).denoise(speech(4)) for dtype in (torch.float32, torch.bfloat16))
+    exact, rough = (CpuNetwork(model, dtype).denoise(speech(4)) for dtype in (torch.float32, torch.bfloat16))
     assert 35 < -20 * math.log10(error(rough, exact)) < 70  # it is used, and does no harm
 
 
