@@ -45,5 +45,9 @@ class DeviceMemoryError(ZipEnhancerError, MemoryError):
     """Not even one chunk fits into the memory of the GPU."""
 
 
+class ModelTypeError(ZipEnhancerError, TypeError):
+    """A model object of another package, where only one of this package can run."""
+
+
 class OptionError(ZipEnhancerError, ValueError):
     """An argument that can't be: a strength out of range, an unknown backend, no such device."""

@@ -1,16 +1,22 @@
-"""Makes ModelScope's registries find this package, whatever is imported first.
+"""Makes ModelScope build this package's classes, whatever is imported first; and its own again.
 
-To build a model or pipeline, ModelScope looks (registry, task, name) up in an index of its own
-source, imports the module it finds there and takes the class which that module registered. So, for
-each registry in REGISTRIES:
+To build a model or a pipeline, ModelScope looks (registry, task, type) up in an index of its own
+source, imports the module that it finds there, and then takes the class that this module registered:
 
- 1. the index entry is pointed at plugin.py; the built-in, and librosa with it, stays unimported;
- 2. the registry is guarded: a built-in of that name that arrives late (FRCRN's pipeline lives in the
-    same file) is put aside, where it would have raised "already registered".
+    pipeline(task, model)  ->  type, in the model's configuration.json
+      ->  index["PIPELINES", task, type]["module"]  ->  imported  ->  PIPELINES.modules[task][type]
 
-ModelScope may be imported after this package: a finder on sys.meta_path does all that right after
-each of its builder modules has run. Standard library only, and nothing slow: with the .pth file this
-runs at every start of the interpreter.
+So, for each of the REGISTRIES:
+
+ 1. The index entry is pointed at classes.py. The built-in stays unimported, and librosa with it.
+ 2. The registry is guarded. The built-in can still be imported, FRCRN's pipeline lives in the same
+    file; there it would find its name taken and raise, and FRCRN with it. It is put aside instead.
+
+And without network a model in the cache will do (`_fall_back_on_cache`).
+
+ModelScope may be imported after this package: a finder on sys.meta_path does that right after the
+module of a registry has run. The private names of ModelScope that all this rests on: relied_on.py.
+Standard library only, and nothing slow: with the .pth file (pth.py) this runs whenever Python starts.
 """
 
 import os
@@ -19,16 +25,17 @@ import sys
 from ..names import CONFIG_FILE, MODEL_TYPE, TASK, WEIGHTS_FILE
 
 ROOT = __package__.partition(".")[0]
-PLUGIN = f"{__package__}.classes"
-REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in plugin.py
+CLASSES = f"{__package__}.classes"
+PIPELINES_BUILDER = "modelscope.pipelines.builder"
+REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in classes.py
     "modelscope.models.builder": ("MODELS", "ZipEnhancerModel"),
-    "modelscope.pipelines.builder": ("PIPELINES", "ZipEnhancerPipeline"),
+    PIPELINES_BUILDER: ("PIPELINES", "ZipEnhancerPipeline"),
 }
-# What pipeline() calls with the model's id before it has a folder: functions of pipelines.builder.
+# What pipeline() asks the hub by, before it has the model's folder; globals of PIPELINES_BUILDER.
 HUB_FUNCTIONS = ("is_official_hub_path", "read_config", "normalize_model_input")
-DISABLE = "MODELSCOPE_ZIPENHANCER_DISABLE"  # environment: 1 switches this package off
+DISABLE = "MODELSCOPE_ZIPENHANCER_DISABLE"  # environment variable: 1 switches this package off
 
-_undo = {}  # builder module: the functions that give its registry back
+_undo = {}  # module of a registry that is taken over: functions, each takes one change back
 
 
 def activate() -> bool:
@@ -48,22 +55,29 @@ def deactivate() -> None:
     if _Finder in sys.meta_path:
         sys.meta_path.remove(_Finder)
     for builder in list(_undo):
-        for undo in _undo.pop(builder):
-            undo()
+        _give_back(builder)
 
 
 def register_classes() -> None:
-    """Put the classes of plugin.py, as far as it is loaded, into the registries taken over."""
-    plugin = sys.modules.get(PLUGIN)
+    """Put the classes of classes.py, as far as it is loaded, into the registries taken over.
+
+    Called from both sides, since either may come first: at the end of classes.py, and when a registry
+    is taken over.
+    """
+    classes = sys.modules.get(CLASSES)
     for builder in _undo:
         registry_name, class_name = REGISTRIES[builder]
-        if cls := getattr(plugin, class_name, None):
+        if cls := getattr(classes, class_name, None):
             registry = getattr(sys.modules[builder], registry_name)
             registry.register_module(TASK, MODEL_TYPE, module_cls=cls, force=True)
 
 
 class _Finder:
-    """On sys.meta_path: imports the builder modules as ever, then takes their registry over."""
+    """On sys.meta_path: lets the module of a registry be imported as ever, then takes the registry over.
+
+    Both modules are waited for: Model.from_pretrained needs only that of the models. Neither imports
+    the other, which inside an import would be a circle.
+    """
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -76,8 +90,7 @@ class _Finder:
             run = spec.loader.exec_module
 
             def run_and_take_over(module):
-                for undo in _undo.pop(name, ()):  # this is a reload
-                    undo()
+                _give_back(name)  # a reload makes a new registry
                 run(module)
                 _take_over(name)
 
@@ -86,37 +99,66 @@ class _Finder:
 
 
 def _take_over(builder: str) -> None:
+    """Make one registry hold our class, now that its module has run; all of it, or nothing and a warning.
+
+    A ModelScope that is built otherwise must go on working, with its own classes.
+    """
     if builder in _undo:
         return
+    module, undo = sys.modules[builder], []
+    _undo[builder] = undo
     try:
-        module = sys.modules[builder]
-        _undo[builder] = [_redirect(getattr(module, REGISTRIES[builder][0]))]
-        if builder == "modelscope.pipelines.builder":
-            _undo[builder] += [_fall_back_on_cache(module, name) for name in HUB_FUNCTIONS]
+        registry = getattr(module, REGISTRIES[builder][0])
+        undo.append(_point_index_here(registry))
+        undo.append(_guard(registry))
+        if builder == PIPELINES_BUILDER:
+            for name in HUB_FUNCTIONS:
+                undo.append(_fall_back_on_cache(module, name))
         register_classes()
-    except Exception as error:  # a ModelScope that is built otherwise must still work, without us
+    except Exception as error:
+        _give_back(builder)
         _log(f"{ROOT} is not active, this ModelScope is not as expected: {error!r}")
 
 
-def _redirect(registry):
-    """Point the index at plugin.py and guard the registry; returns what undoes both."""
-    from modelscope.utils.import_utils import LazyImportModule
+def _give_back(builder: str) -> None:
+    """Take back what `_take_over` changed, the last change first."""
+    for undo in reversed(_undo.pop(builder, [])):
+        undo()
 
-    lazy = LazyImportModule  # 1.20 has the index as an attribute
+
+def _point_index_here(registry):
+    """Make ModelScope import classes.py for our type of this registry; returns what takes it back."""
+    from modelscope.utils.import_utils import LazyImportModule as lazy
+
+    # Until 1.20 an attribute, since 1.21 behind a function that reads it from a file.
     index = (lazy.get_ast_index() if hasattr(lazy, "get_ast_index") else lazy.AST_INDEX)["index"]
     key = (registry.name.upper(), TASK, MODEL_TYPE)
     entry = index.get(key)
-    index[key] = {"module": PLUGIN, "filepath": __file__, "imports": []}
+    path = os.path.join(os.path.dirname(__file__), "classes.py")
+    index[key] = {"module": CLASSES, "filepath": path, "imports": []}
 
+    def undo():
+        index.pop(key)
+        if entry is not None:
+            index[key] = entry
+
+    return undo
+
+
+def _guard(registry):
+    """Put ModelScope's class of our type aside, there already or yet to come; returns what takes it back.
+
+    register_module calls self._register_module, so that a function set on the registry is in its way.
+    """
     register = registry._register_module
-    group = registry.modules.setdefault(TASK, {})
-    builtin = group.pop(MODEL_TYPE, None)
+    classes = registry.modules.setdefault(TASK, {})
+    builtin = classes.pop(MODEL_TYPE, None)
 
     def guarded(group_key="default", module_name=None, module_cls=None, force=False):
         nonlocal builtin
-        if (group_key, module_name) == (TASK, MODEL_TYPE) and module_cls.__module__ != PLUGIN:
+        if (group_key, module_name) == (TASK, MODEL_TYPE) and module_cls.__module__ != CLASSES:
             builtin = module_cls
-            builtin.group_key = group_key  # as registering it would
+            builtin.group_key = group_key  # as registering it would; pipelines read it
         else:
             register(group_key, module_name, module_cls, force)
 
@@ -124,12 +166,9 @@ def _redirect(registry):
 
     def undo():
         del registry._register_module
-        index.pop(key)
-        if entry is not None:
-            index[key] = entry
-        group.pop(MODEL_TYPE, None)
+        classes.pop(MODEL_TYPE, None)
         if builtin is not None:
-            group[MODEL_TYPE] = builtin
+            classes[MODEL_TYPE] = builtin
 
     return undo
 
@@ -138,7 +177,7 @@ def _fall_back_on_cache(module, name: str):
     """Let module.name(model, ...) do without the hub if the model is ours and in the cache.
 
     pipeline() asks the hub about an id before it looks into the cache, and without network fails
-    there. Returns what undoes it; a ModelScope without such a function is left alone.
+    there. Returns what takes it back; a ModelScope without such a function is left alone.
     """
     function = getattr(module, name, None)
     if function is None:
@@ -158,7 +197,7 @@ def _fall_back_on_cache(module, name: str):
     return lambda: setattr(module, name, function)
 
 
-def _cached(model):
+def _cached(model) -> "str | None":
     """The folder of a complete ZipEnhancer model in ModelScope's cache, or None."""
     import json
 

@@ -9,24 +9,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..enhance import overlap_add
+from ..enhance.grid import ONE_PASS
 from ..names import SAMPLE_RATE
+from ..runtime.backend import Backend
 
 WINDOW = 2 * SAMPLE_RATE  # samples
 STRIDE = 3 * SAMPLE_RATE // 2  # samples: a window every 1.5 s
 DROPPED = (WINDOW - STRIDE) // 2  # samples, 250 ms at each end of a window that are not used
 
 
-def pieces(backend, x: np.ndarray) -> Iterator[np.ndarray]:
+def pieces(backend: Backend, x: np.ndarray) -> Iterator[np.ndarray]:
     """The enhanced recording, piece by piece, in the built-in's windows.
 
     Up to 6 s it is one pass, as everywhere. The built-in leaves the end of the last window unwritten,
     up to 250 ms of zeros; here it is kept, so that as many samples come out as went in.
 
     Args:
-        backend: float32 (batch, samples) at 16 kHz in, the same shape and level out.
+        backend: what enhances windows of it, one at a time.
         x: float32 (samples,) at 16 kHz.
     """
-    if len(x) <= overlap_add.ONE_PASS:
+    if len(x) <= ONE_PASS:
         yield from overlap_add.pieces(backend, x)
         return
     starts = range(0, len(x) - WINDOW + STRIDE, STRIDE)

@@ -1,10 +1,13 @@
 """What ModelScope builds: the model class and the pipeline class.
 
-Only here is modelscope imported; activate.py decides whether its registries hold these classes.
+`activate` decides whether ModelScope's registries hold these classes. The names of ModelScope that
+they rest on: relied_on.py.
 """
 
 import io
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +16,15 @@ from modelscope.outputs import OutputKeys
 from modelscope.pipelines import builder
 from modelscope.pipelines.base import Pipeline
 from modelscope.utils.constant import DEFAULT_MODEL_REVISION
+from torch import Tensor
 
 from ..audio.read import read
-from ..audio.resample import resample
+from ..audio.resample import check_rate, resample
 from ..audio.samples import pcm16, to_mono
 from ..audio.write import check_output, write
 from ..enhance import overlap_add
-from ..errors import OptionError
+from ..errors import DeviceMemoryError, ModelTypeError, OptionError, OutputError
+from ..files import make_folder
 from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
 from ..network.checkpoint import load_weights, save_weights
 from ..network.config import ModelConfig, model_dir_configuration
@@ -27,7 +32,7 @@ from ..network.spectrum import unit_rms_gain
 from ..network.zipenhancer import ZipEnhancer
 from ..runtime.pytorch import TorchBackend
 from . import builtin_windows, register_classes
-from .level import BLOCK, audio_norm_factors
+from .level import audio_norm_factors, multiplied
 
 LEVELS = ("modelscope", "input")
 STITCHES = {"crossfade": overlap_add.pieces, "builtin": builtin_windows.pieces}
@@ -37,15 +42,19 @@ class ZipEnhancerModel(TorchModel):
     """The network as ModelScope's model: `Model.from_pretrained`, its trainers, `pipeline(model=...)`.
 
     `model` is the network itself, a ZipEnhancer.
+
+    Args:
+        model_dir: holds configuration.json and the weights.
+        kwargs: configuration.json's `model` section, as Model.from_pretrained passes it on, with what
+            its caller overrides; and whatever else ModelScope passes.
+
+    Raises:
+        ConfigError, CheckpointError, ModelNotFoundError: for a model dir that isn't whole.
     """
 
     group_key = TASK  # ModelScope's registry sets it too; here for instances made without it
 
-    def __init__(self, model_dir: str, *args, **kwargs):
-        """kwargs: configuration.json's `model` section, by which Model.from_pretrained may override
-        the file's, and whatever else ModelScope passes on. Raises ConfigError, CheckpointError,
-        ModelNotFoundError.
-        """
+    def __init__(self, model_dir: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(model_dir, *args, **kwargs)
         described = "former_conf" in kwargs
         self.model = ZipEnhancer(
@@ -56,10 +65,14 @@ class ZipEnhancerModel(TorchModel):
         self.eval()
 
     def forward(self, inputs: dict) -> dict:
-        """inputs: 'noisy' (B, samples), 16 kHz; in training also 'clean', of the same shape.
+        """Enhance a batch, or compute the losses of one. ModelScope passes a dict to what is named so.
 
-        Returns 'wav_l2', the enhanced (B, samples); with 'clean', 'loss' and its parts 'log_vars', and
-        'wav_l2' only outside of training, since it costs a second pass.
+        Args:
+            inputs: 'noisy' (B, samples) at 16 kHz; for training also 'clean', of the same shape.
+
+        Returns:
+            'wav_l2', the enhanced (B, samples). With 'clean' also 'loss' and its parts 'log_vars', and in
+            training those only, since 'wav_l2' costs a second pass.
         """
         noisy, outputs = inputs["noisy"], {}
         if "clean" in inputs:
@@ -75,22 +88,33 @@ class ZipEnhancerModel(TorchModel):
             outputs["wav_l2"] = self._enhanced(noisy)
         return outputs
 
-    def _enhanced(self, noisy):
+    def _enhanced(self, noisy: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.model.denoise(noisy)
         # the form for inference, in a fraction of the definition's memory
         return self.backend.form().denoise(noisy.cpu()).to(noisy.device)
 
-    def save_pretrained(self, target_folder, save_checkpoint_names=None, **kwargs):
-        """Write a model dir that this package and the built-in load; the arguments are TorchModel's."""
-        os.makedirs(target_folder, exist_ok=True)
+    def save_pretrained(
+        self,
+        target_folder: str | os.PathLike,
+        save_checkpoint_names: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write a model dir that this package and the built-in load; the arguments are TorchModel's.
+
+        Raises OutputError.
+        """
+        make_folder(target_folder)
         kwargs.setdefault("save_function", lambda model, path, **_: save_weights(model.model, path))
         if kwargs.get("config") is None:
             # `cfg` is the configuration.json as read, but ModelScope has put its arguments into `model`.
             known = self.cfg.to_dict() if hasattr(self, "cfg") else {}
             model = self.model.config.to_dict()
             kwargs["config"] = {**model_dir_configuration(self.model.config), **known, "model": model}
-        super().save_pretrained(target_folder, save_checkpoint_names or WEIGHTS_FILE, **kwargs)
+        try:
+            super().save_pretrained(target_folder, save_checkpoint_names or WEIGHTS_FILE, **kwargs)
+        except Exception as error:  # ModelScope turns what the saving raises into a bare Exception
+            raise OutputError(f"the model can't be saved in {os.fspath(target_folder)!r}: {error}") from error
 
 
 class ZipEnhancerPipeline(Pipeline):
@@ -101,82 +125,107 @@ class ZipEnhancerPipeline(Pipeline):
 
     Takes what `audio.read` reads, or a list of that, or an MsDataset. Safe to call from several threads.
 
-    `modelscope server` parses the signatures of preprocess, forward and postprocess: it understands
-    plain annotations and defaults only.
+    Args:
+        model: a model's id on the hub, a model dir, or a ZipEnhancerModel.
+        level: 'modelscope', louder parts at -25 dBFS whatever came in, as ModelScope's own pipeline has
+            it; or 'input', the recording's own level. Can also be given in a call.
+        stitch: for more than 6 s: 'crossfade'; or 'builtin', the built-in's hard splices of 2 s windows,
+            for comparison. Can also be given in a call.
+        precision, compile: see TorchBackend.
+        kwargs: as ModelScope's Pipeline takes them; others are ignored.
+
+    Raises:
+        OptionError, ModelTypeError, ConfigError, CheckpointError, ModelNotFoundError, DeviceMemoryError.
     """
+
+    # `modelscope server` parses the signatures of preprocess, forward and postprocess out of this file.
+    # It understands plain names as annotations (no Optional, no `X | None`, no quotes) and simple
+    # defaults (no negative number), and no keyword-only arguments.
 
     group_key = TASK
     SAMPLE_RATE = SAMPLE_RATE  # callers of ModelScope's own read it here
 
     def __init__(
-        self, model, level="modelscope", stitch="crossfade", precision="fp32", compile=False, **kwargs
-    ):
-        """level: 'modelscope', louder parts at -25 dBFS whatever came in, as ModelScope's own pipeline
-        has it; or 'input', the recording's own level. stitch, beyond 6 s: 'crossfade', or 'builtin', the
-        built-in's hard splices of 2 s windows, for comparison. Both can also be given in a call.
-        precision, compile: see TorchBackend. kwargs: as ModelScope's Pipeline takes them; others are
-        ignored.
-        """
+        self,
+        model: str | TorchModel,
+        level: str = "modelscope",
+        stitch: str = "crossfade",
+        precision: str = "fp32",
+        compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
         kwargs["preprocessor"] = kwargs.get("preprocessor") or read
-        # 1.40 downloads the model of an id before it comes here, but not where a pipeline_name is given.
+        # pipeline() downloads the model of an id, but since 1.22 not where a pipeline_name is given.
         model = builder.normalize_model_input(model, DEFAULT_MODEL_REVISION)
         super().__init__(model=model, **kwargs)
         if not isinstance(self.model, ZipEnhancerModel):
-            raise TypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
-        self.level, self.stitch = _known_level(level), _known_stitch(stitch)
+            raise ModelTypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
+        self.level, self.stitch = _known("level", level, LEVELS), _known("stitch", stitch, STITCHES)
         self.backend = TorchBackend(self.model.model, precision, compile)
-        self._auto_collate = False  # the engine sends chunks to the device, never the whole recording
+        self._auto_collate = False  # the backend sends chunks to the device, never the whole recording
         # On the device now: the first call would hold a lock for ever if there is no memory for it.
-        self.prepare_model()
+        try:
+            self.prepare_model()
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceMemoryError(f"the model doesn't fit on {self.device}: {error}") from error
 
-    def _sanitize_parameters(self, **parameters):
-        """Sort a call's parameters; what callers of ModelScope pass besides is ignored."""
-        reading = {"sample_rate": parameters.get("sample_rate")}
-        work = {
-            "level": _known_level(parameters.get("level") or self.level),
-            "stitch": _known_stitch(parameters.get("stitch") or self.stitch),
-        }
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
+        """Sort a call's parameters: for preprocess, forward, postprocess. Unknown ones are ignored.
+
+        Callers of ModelScope pass many besides, and a remote one of `modelscope server` anything.
+        """
         output_path = parameters.get("output_path")
         if output_path is not None:
+            if not isinstance(output_path, (str, os.PathLike)):
+                raise OptionError(f"output_path={output_path!r}: a path was expected")
             check_output(output_path)  # now, not after minutes of work
-        return reading, work, {"output_path": output_path}
+        return (
+            {"sample_rate": _known_rate(parameters.get("sample_rate"))},
+            {
+                "level": _known("level", parameters.get("level") or self.level, LEVELS),
+                "stitch": _known("stitch", parameters.get("stitch") or self.stitch, STITCHES),
+            },
+            {"output_path": output_path},
+        )
 
-    def _check_input(self, input):
-        """Everything goes to `audio.read`, which knows more kinds and says what is wrong."""
+    def _check_input(self, input: object) -> None:
+        """Let everything through to `audio.read`, which knows more kinds and says what is wrong."""
 
     def preprocess(self, inputs: object, sample_rate: int = None) -> dict:
-        """Read, mix down, resample and level. sample_rate: that of an array, 16000 by default.
+        """Read, mix down, resample and level.
 
-        Returns 'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
+        Args:
+            inputs: what `audio.read` reads.
+            sample_rate: that of an array, 16000 by default.
+
+        Returns:
+            'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
         """
         x, rate = read(inputs, sample_rate)
         x = resample(to_mono(x), rate, SAMPLE_RATE)
-        first, second = audio_norm_factors(x)
+        factors = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB
-        mine = not hasattr(inputs, "shape") and x.dtype == np.float32
-        noisy = x if mine else np.empty(len(x), np.float32)
-        for start in range(0, len(x), BLOCK):
-            part = slice(start, start + BLOCK)
-            noisy[part] = x[part].astype(np.float64) * first * second
-        return {"noisy": noisy, "scale": float(first * second)}
+        in_place = not hasattr(inputs, "shape") and x.dtype == np.float32
+        return {"noisy": multiplied(x, factors, in_place), "scale": float(factors[0] * factors[1])}
 
     def forward(self, inputs: dict, level: str = "modelscope", stitch: str = "crossfade") -> dict:
-        """Enhance what `preprocess` returned; or lists of that, as `batch_size=` makes them."""
+        """Enhance what `preprocess` returned, into 'output_pcm': int16 mono at 16 kHz, as bytes.
 
-        def enhanced(noisy, scale):
-            pcm = io.BytesIO()
-            for piece in STITCHES[stitch](self.backend, noisy):
-                if level == "input":
-                    piece = piece / np.float32(scale)
-                pcm.write(pcm16(piece))
-            return pcm.getvalue()
-
-        if isinstance(inputs["noisy"], list):
-            pcm = [enhanced(*item) for item in zip(inputs["noisy"], inputs["scale"])]
+        With `batch_size=` ModelScope makes a list of each entry, and takes the lists in the result apart.
+        """
+        noisy, scale = inputs["noisy"], inputs["scale"]
+        if isinstance(noisy, list):
+            pcm = [self._enhanced(*item, level, stitch) for item in zip(noisy, scale)]
         else:
-            pcm = enhanced(inputs["noisy"], inputs["scale"])
+            pcm = self._enhanced(noisy, scale, level, stitch)
         return {OutputKeys.OUTPUT_PCM: pcm}
+
+    def _enhanced(self, noisy: np.ndarray, scale: float, level: str, stitch: str) -> bytes:
+        pcm = io.BytesIO()
+        for piece in STITCHES[stitch](self.backend, noisy):
+            pcm.write(pcm16(piece / np.float32(scale) if level == "input" else piece))
+        return pcm.getvalue()
 
     def postprocess(self, inputs: dict, output_path: str = None) -> dict:
         """Write 'output_pcm' to output_path if there is one; its suffix names the format."""
@@ -185,16 +234,22 @@ class ZipEnhancerPipeline(Pipeline):
         return inputs
 
 
-def _known_level(level: str) -> str:
-    if level not in LEVELS:
-        raise ValueError(f"level={level!r}: {' or '.join(map(repr, LEVELS))}")
-    return level
+def _known(option: str, value: str, values: Iterable[str]) -> str:
+    """The value of an option, if it is one of the values that it can have; else OptionError."""
+    if value not in tuple(values):
+        raise OptionError(f"{option}={value!r}: {' or '.join(map(repr, values))}")
+    return value
 
 
-def _known_stitch(stitch: str) -> str:
-    if stitch not in STITCHES:
-        raise OptionError(f"stitch={stitch!r}: {' or '.join(map(repr, STITCHES))}")
-    return stitch
+def _known_rate(rate: object) -> int | None:
+    """A sample rate as a caller gives it, maybe in JSON; None is left to `audio.read`."""
+    if not rate:
+        return None
+    try:
+        number = float(rate)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"sample_rate={rate!r}: Hz were expected, a whole number") from error
+    return check_rate(number)
 
 
 register_classes()

@@ -119,6 +119,23 @@ def test_a_modelscope_built_otherwise_keeps_working_and_the_log_says_why(
     assert whose_pipeline(quick_model_dir) == "ANSZipEnhancerPipeline"
 
 
+def test_what_was_changed_before_a_surprise_is_changed_back(quick_model_dir, run_python):
+    program = f"""
+import modelscope.models.builder, modelscope.pipelines.builder
+from modelscope.pipelines import pipeline
+from modelscope.utils.registry import Registry
+
+modules = Registry.modules
+del Registry.modules  # the index is changed by then
+import modelscope_zipenhancer
+Registry.modules = modules
+for _ in range(2):
+    print(type(pipeline({TASK!r}, model={quick_model_dir!r}, device="cpu")).__name__)
+    modelscope_zipenhancer.activate()
+"""
+    assert run_python(program).split() == ["ANSZipEnhancerPipeline", "ZipEnhancerPipeline"]
+
+
 def test_frcrn_still_runs(tmp_path):
     pytest.importorskip("six")  # FRCRN needs it, and ModelScope doesn't say so
     from modelscope.pipelines import pipeline
@@ -173,6 +190,14 @@ def test_the_pth_goes_when_told_to(site_packages):
     assert remove_pth() == pth_path()
     assert remove_pth() is None
     assert list(site_packages.iterdir()) == []
+
+
+def test_a_pth_that_cannot_be_removed_is_an_error_of_the_family(site_packages):
+    install_pth()
+    (site_packages / "modelscope_zipenhancer.pth").unlink()
+    (site_packages / "modelscope_zipenhancer.pth").mkdir()
+    with pytest.raises(OutputError, match="can't be removed"):
+        remove_pth()
 
 
 def test_a_pth_that_cannot_be_written_is_an_error_of_the_family(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modelscope_zipenhancer.enhance.overlap_add import MINIMUM, ONE_PASS
+from modelscope_zipenhancer.enhance.grid import MINIMUM, ONE_PASS
 from modelscope_zipenhancer.plugin import builtin_windows
 
 RATE = 16000

@@ -189,7 +189,7 @@ def test_a_long_recording_is_in_memory_once_as_it_comes_and_once_as_16_bits(ans,
     x = np.random.default_rng(0).standard_normal(60 * 16_000).astype(np.float32) * 0.1
     soundfile.write(tmp_path / "long.wav", x, 16_000)
     monkeypatch.setattr(ans, "backend", lambda waveform, gain=None: waveform)
-    for module in (plugin, level, samples):
+    for module in (level, samples):
         monkeypatch.setattr(module, "BLOCK", 1 << 14)
     tracemalloc.start()
     try:
@@ -224,6 +224,41 @@ def test_bad_input_is_one_family_and_what_callers_catch(kind, ans):
     assert isinstance(caught.value, errors.ZipEnhancerError) and isinstance(caught.value, builtin_error)
 
 
+BAD_OPTIONS = {
+    "a level that is none": ({"level": "louder"}, errors.OptionError, "level='louder'"),
+    "a level in a list, as JSON can have it": ({"level": ["input"]}, errors.OptionError, "level="),
+    "a stitch that is none": ({"stitch": "zigzag"}, errors.OptionError, "stitch='zigzag'"),
+    "a stitch in a list": ({"stitch": ["builtin"]}, errors.OptionError, "stitch="),
+    "a word for a rate": ({"sample_rate": "fast"}, errors.OptionError, "sample_rate='fast'"),
+    "a rate that can't be": ({"sample_rate": -8000}, errors.OptionError, "-8000"),
+    "a rate in a list": ({"sample_rate": [16000]}, errors.OptionError, "sample_rate="),
+    "a number for a path": ({"output_path": 5}, errors.OptionError, "output_path=5"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_an_option_that_can_not_be_is_one_of_the_family_before_the_work(kind, ans, monkeypatch):
+    options, error, message = BAD_OPTIONS[kind]
+    monkeypatch.setattr(ans, "backend", lambda *args: pytest.fail("the work has started"))
+    with pytest.raises(error, match=message) as caught:
+        ans(SPEECH, **options)
+    assert isinstance(caught.value, errors.ZipEnhancerError) and isinstance(caught.value, ValueError)
+
+
+def test_a_rate_may_come_as_text_as_in_json(ans):
+    assert ans(noisy_speech(1.0), sample_rate="8000") == ans(noisy_speech(1.0), sample_rate=8000)
+
+
+def test_a_model_that_does_not_fit_on_the_device_is_one_of_the_family(quick_model_dir, monkeypatch):
+    def full(self, *args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(plugin.ZipEnhancerModel, "to", full)
+    with pytest.raises(errors.DeviceMemoryError, match="doesn't fit on") as caught:
+        pipeline(Tasks.acoustic_noise_suppression, model=quick_model_dir, device="cpu")
+    assert isinstance(caught.value, MemoryError)
+
+
 # ---- the level -----------------------------------------------------------------------------------
 
 
@@ -249,7 +284,6 @@ def test_an_unknown_level_is_refused_by_name(ans, quick_model_dir):
 
 @pytest.mark.parametrize("samples", [2, 999, 1000, 1001, 20000, 54321])
 def test_the_level_is_audio_norms_to_the_last_bit_also_in_blocks(samples, ans, monkeypatch):
-    monkeypatch.setattr(plugin, "BLOCK", 1000)
     monkeypatch.setattr(level, "BLOCK", 1000)
     x = noisy_speech(4.0)[100 : 100 + samples]
     norm = audio_norm(x.astype(np.float64)).astype(np.float32)
@@ -320,8 +354,9 @@ def test_a_model_instance_will_do(quick_model_dir, expected):
 
 
 def test_an_instance_of_the_built_in_is_refused_clearly(builtin):
-    with pytest.raises(TypeError, match="load it again"):
+    with pytest.raises(errors.ModelTypeError, match="load it again") as caught:
         pipeline(Tasks.acoustic_noise_suppression, model=builtin.model)
+    assert isinstance(caught.value, errors.ZipEnhancerError) and isinstance(caught.value, TypeError)
 
 
 def test_a_task_and_a_pipeline_name_are_both_understood(quick_model_dir, expected):
@@ -441,6 +476,22 @@ def test_what_is_saved_loads_here_and_in_the_built_in(model, tmp_path, expected)
 def test_a_model_made_directly_saves_its_configuration_too(quick_model_dir, tmp_path, expected):
     plugin.ZipEnhancerModel(quick_model_dir).save_pretrained(tmp_path / "saved")
     assert pipeline(Tasks.acoustic_noise_suppression, model=str(tmp_path / "saved"))(SPEECH) == expected
+
+
+def test_a_folder_that_can_not_be_made_to_save_in_is_one_of_the_family(model, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(errors.OutputError, match="file"):
+        model.save_pretrained(tmp_path / "file" / "saved")
+
+
+def test_a_disk_that_is_full_when_a_model_is_saved_is_one_of_the_family(model, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(errors.OutputError, match="No space left on device"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.bin*"))
 
 
 # ---- as a service --------------------------------------------------------------------------------
