@@ -1,0 +1,22 @@
+"""A layer computes what the definition does, also where exp would overflow."""
+
+import pytest
+from cpu_networks import assert_equal_networks, network
+
+from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
+from modelscope_zipenhancer.runtime.cpu.zipformer_layer import Layer
+
+
+@pytest.mark.parametrize("part", ["nothing", "attention", "activations"])
+def test_numbers_beyond_the_range_of_exp_are_computed_all_the_same(part, monkeypatch):
+    model = network()
+    for module in model.modules():
+        if part == "attention" and hasattr(module, "linear_pos"):
+            module.in_proj.weight.mul_(40)
+        if part == "activations" and type(module).__name__ == "FeedForward":
+            module.in_proj.weight.mul_(100)
+            module.out_proj.weight.mul_(0.01)
+    exact, run = [], Layer._run
+    monkeypatch.setattr(Layer, "_run", lambda *args, **kw: exact.append(kw["exact"]) or run(*args, **kw))
+    assert_equal_networks(model, CpuNetwork(model), 1, 30, tolerance=1e-4)
+    assert any(exact) == (part != "nothing")  # the slow way is taken when needed, and only then
