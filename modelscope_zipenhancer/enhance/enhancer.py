@@ -13,14 +13,17 @@ from ..errors import OptionError
 from ..names import SAMPLE_RATE
 from ..network.pretrained import find_model
 from ..runtime.backend import Backend, load_backend, preferred_batch_size
+from ..workers import ahead
 from . import overlap_add
 from .attenuation import check_strength, limited
 from .grid import AHEAD_MS, CHUNK_MS, PAST_MS, stream_grid
 from .high_band import with_high_band
+from .offset import WithoutOffset
 from .streaming import Stream
 
 BANDWIDTHS = ("low", "full")
 GAINS = ("chunk", "recording")
+AT_ONCE = 8  # recordings at a time on a device that wants batches: enough of clips of 30 s to fill one
 
 
 class Enhancer:
@@ -69,6 +72,11 @@ class Enhancer:
             load_backend(backend, find_model(model), device=device, precision=precision, compile=compile)
         )
 
+    @property
+    def recordings_at_once(self) -> int:
+        """How many recordings are best enhanced at a time, by threads: more than 1 on a GPU."""
+        return AT_ONCE if preferred_batch_size(self.backend) > 1 else 1
+
     def __call__(self, source: Any, sample_rate: int | None = None, **options: Any) -> np.ndarray:
         """Enhance what `audio.read` reads; returns float32 at its own level, rate and channels.
 
@@ -98,7 +106,7 @@ class Enhancer:
         check_options(output_rate, strength, bandwidth, gain)
         check_rate(rate)
         target = int(output_rate or rate)
-        backend = limited(self.backend, strength)
+        backend = limited(WithoutOffset(self.backend), strength)
         x = to_mono(x)[:, None] if mono else x
         channels = x.shape[1]
         out = np.empty((-(-len(x) * target // rate), channels), np.float32)
@@ -125,11 +133,9 @@ class Enhancer:
         On a GPU several are worked on, in common batches: up to 8 sources are taken ahead. A source that
         can't be read raises when its turn comes.
         """
-        if preferred_batch_size(self.backend) == 1:
+        if self.recordings_at_once == 1:
             return (self(source, sample_rate, **options) for source in sources)
-        from ..runtime.batching import AT_ONCE, ahead
-
-        return ahead(lambda source: self(source, sample_rate, **options), sources, AT_ONCE)
+        return ahead(lambda source: self(source, sample_rate, **options), sources, self.recordings_at_once)
 
     def enhance_file(self, source: Any, path: Any, **options: Any) -> float:
         """Enhance what `audio.read` reads into a file, at the right rate; returns its seconds.
@@ -168,7 +174,7 @@ class Enhancer:
         """
         check_strength(strength)
         grid = stream_grid(chunk_ms, past_ms, ahead_ms)
-        return Stream(limited(self.backend, strength), grid, sample_rate, channels)
+        return Stream(limited(WithoutOffset(self.backend), strength), grid, sample_rate, channels)
 
 
 def check_options(
