@@ -32,6 +32,7 @@ SPECIAL = {
     "network.pretrained": {"modelscope"},  # the download
     "plugin.__init__": {"modelscope"},  # inside functions: it runs at each start of Python
     "plugin.pth": set(),
+    "corpus.run": {*TABLE["corpus"], "torch"},  # whose threads the processes share
     "runtime.backend": {"numpy"},
     "runtime.onnx": {"numpy", "onnxruntime"},
     "runtime.onnx_export": {"numpy", "torch", "onnx", "onnxruntime", "network"},

@@ -1,4 +1,4 @@
-"""The `zipenhancer` command. Only the command's files print: cli*.py."""
+"""The `zipenhancer` command. Only this folder prints, and nobody imports it."""
 
 import argparse
 import importlib
@@ -7,26 +7,17 @@ import sys
 
 from .. import __version__
 from ..errors import OptionError, ZipEnhancerError
-from . import activate as cli_activate
-from . import enhance as cli_enhance
-from . import info as cli_info
-from .output import complain
+from .output import EXIT_CODES, complain
 
-EXIT_CODES = """exit codes:
-  0    everything is done
-  1    something failed: each failure is a line on stderr
-  2    called wrongly: nothing has been done
-  130  interrupted (Ctrl-C): what is done stays, --resume goes on from there"""
-
-EXAMPLES = """examples:
-  zipenhancer enhance noisy.wav -o clean.wav
-  zipenhancer enhance recordings/ -o clean/ --jobs 4 --resume
-  zipenhancer enhance 'recordings/**/*.flac' -o clean/ --format wav
-  zipenhancer enhance talk.wav -o clean.wav --strength 15 --plot talk.png
-  zipenhancer enhance - < noisy.wav > clean.wav
-  arecord -t raw -f S16_LE -r 48000 | zipenhancer enhance - --rate 48000 |
-    aplay -t raw -f S16_LE -r 48000
-"""
+# name: (its module here, with `add_arguments(parser)` and `run(args) -> exit code`; what it does)
+COMMANDS = {
+    "enhance": ("enhance", "denoise recordings"),
+    "info": ("info", "what a model is: size, cost, hash of its weights"),
+    "evaluate": ("evaluate", "measure how good the enhanced recordings are"),
+    "train": ("train", "train a network, or fine-tune one"),
+    "activate": ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
+    "deactivate": ("activate", "take that back"),
+}
 
 
 def main(argv: list | None = None) -> int:
@@ -48,6 +39,7 @@ def main(argv: list | None = None) -> int:
 
 
 def make_parser(argv: list) -> argparse.ArgumentParser:
+    """The parser for these arguments: only the command that they name is imported."""
     parser = argparse.ArgumentParser(
         prog="zipenhancer",
         description="Remove noise from recordings of speech.",
@@ -56,34 +48,10 @@ def make_parser(argv: list) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    enhance = commands.add_parser(
-        "enhance",
-        help="denoise recordings",
-        description="Denoise recordings: files, URLs, folders with all below them, globs, or stdin.",
-        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli_enhance.add_arguments(enhance)
-    enhance.set_defaults(run=cli_enhance.run)
-
-    info = commands.add_parser("info", help="what a model is: size, cost, hash of its weights")
-    info.add_argument("model", nargs="?", default="tiny", help="as enhance's --model (tiny)")
-    info.add_argument("--json", action="store_true", help="as JSON")
-    info.set_defaults(run=cli_info.run_info)
-
-    for name, module, text in (
-        ("evaluate", "evaluate", "measure how good the enhanced recordings are"),
-        ("train", "train", "train a network, or fine-tune one"),
-    ):
+    for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
-        if name in argv:  # else its imports would slow every command down
+        if argv[:1] == [name]:
             module = importlib.import_module(f".{module}", __package__)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-
-    for name, text in (
-        ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
-        ("deactivate", "take that back"),
-    ):
-        commands.add_parser(name, help=text).set_defaults(run=cli_activate.run_activate)
     return parser

@@ -1,13 +1,19 @@
 """`zipenhancer activate` and `deactivate`: this package in every program of this Python."""
 
+from ..plugin.pth import install_pth, remove_pth
+from .output import say
 
-def run_activate(args) -> int:
-    from ..plugin.pth import install_pth, remove_pth
 
+def add_arguments(parser) -> None:
+    """Neither has options."""
+
+
+def run(args) -> int:
+    """Run the command that was named; returns the exit code, or raises."""
     if args.command == "activate":
-        print(f"active in every program of this Python, by {install_pth()}")
+        say(f"active in every program of this Python, by {install_pth()}")
     elif path := remove_pth():
-        print(f"no longer active: {path} is removed")
+        say(f"no longer active: {path} is removed")
     else:
-        print("it was not active")
+        say("it was not active")
     return 0

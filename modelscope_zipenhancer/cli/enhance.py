@@ -1,19 +1,30 @@
-"""`zipenhancer enhance`: its options, its progress and what it says. The work is batch.py's."""
+"""`zipenhancer enhance`: its options, and what it says. The work is corpus/'s, that of pipes pipe.py's."""
 
+import argparse
 import contextlib
-import json
 import os
 import time
 
-from .. import __version__
 from ..errors import OptionError
-from ..files import check_folder
-from .output import complain
-from .progress import Bar
+from ..files import check_folder, make_folder
+from .output import EXIT_CODES, complain, say, speed
+
+EXAMPLES = """examples:
+  zipenhancer enhance noisy.wav -o clean.wav
+  zipenhancer enhance recordings/ -o clean/ --jobs 4 --resume
+  zipenhancer enhance 'recordings/**/*.flac' -o clean/ --format wav
+  zipenhancer enhance talk.wav -o clean.wav --strength 15 --plot talk.png
+  zipenhancer enhance - < noisy.wav > clean.wav
+  arecord -t raw -f S16_LE -r 48000 | zipenhancer enhance - --rate 48000 |
+    aplay -t raw -f S16_LE -r 48000
+"""
 
 
 def add_arguments(parser) -> None:
     """The options of `zipenhancer enhance`."""
+    parser.description = "Denoise recordings: files, URLs, folders with all below them, globs, or stdin."
+    parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("input", nargs="+", metavar="INPUT", help="a file, URL, folder or glob; or - for stdin")
     add(
@@ -76,7 +87,7 @@ def run(args) -> int:
     if "-" in args.input or args.output == "-":
         from .pipe import run_pipe
 
-        return run_pipe(args)
+        return run_pipe(args, options(args))
     if args.rate is not None:
         raise OptionError("--rate is for raw PCM on stdin: give - as the input")
     if args.plot:
@@ -84,10 +95,8 @@ def run(args) -> int:
 
         check_plot(args.plot)
 
-    from ..audio.write import check_output
-    from ..corpus.find import find_jobs, names_several, refuse_inputs_as_outputs
-    from ..corpus.run import Result
-    from ..files import make_folder
+    from ..corpus.find import find_jobs, names_several, refuse_inputs_as_outputs, split_done
+    from ..corpus.report import Result, Summary, write_report
 
     jobs = find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
     if args.plot and len(jobs) > 1:
@@ -98,35 +107,31 @@ def run(args) -> int:
         raise OptionError(
             "--resume and --overwrite: an output that is an input is always there; leave one out"
         )
-    there = [job for job in jobs if args.resume and os.path.exists(job.output)]
-    results = [Result(job.source, job.output, "there") for job in there]
-    todo = [job for job in jobs if job not in set(there)]
+    todo, skipped = split_done(jobs) if args.resume else (jobs, [])
+    say_renamed(jobs)
     if args.dry_run:
-        for result in results:
-            print(f"{result.source} -> {result.output} (is there)")
+        for job in skipped:
+            say(f"{job.source} -> {job.output} (skipped: it is there)")
         for job in todo:
-            print(f"{job.source} -> {job.output}")
+            say(f"{job.source} -> {job.output}")
         return 0
     single = not names_several(args.input)
     if todo:
-        if not single or args.output and args.output.endswith(("/", os.sep)):
-            make_folder(args.output or os.path.dirname(todo[0].output))
-        else:
-            check_output(todo[0].output)  # now, not after the model is loaded
+        check_place(args, todo[0].output, single)
+    summary = Summary(len(jobs), [Result(job.source, job.output, "skipped") for job in skipped])
     started = time.perf_counter()
-    interrupted = False
     try:
-        with contextlib.closing(enhanced(args, todo)) as stream:
-            for result in stream:
-                results.append(result)
-        if args.plot and results and results[0].status == "done":
-            plot(args.plot, results[0])
+        with contextlib.closing(enhanced(args, todo)) as results:
+            for result in results:
+                summary.results.append(result)
+        if args.plot and todo and summary.results[0].status == "done":
+            plot(args.plot, todo[0])
     except KeyboardInterrupt:
-        interrupted = True
-    spent = time.perf_counter() - started
+        summary.interrupted = True
+    summary.spent = time.perf_counter() - started
     if args.report:
-        write_report(args, results, len(jobs), spent, interrupted)
-    return summarize(args, results, len(jobs), spent, interrupted, single)
+        write_report(args.report, summary, args.model, args.backend, options(args))
+    return summarize(summary, args.model, single)
 
 
 def options(args) -> dict:
@@ -139,87 +144,67 @@ def options(args) -> dict:
     }
 
 
+def check_place(args, output: str, single: bool) -> None:
+    """Make the folder of the outputs, or raise OutputError: now, not after the model is loaded."""
+    from ..audio.write import check_output
+
+    if not single or args.output and args.output.endswith(("/", os.sep)):
+        make_folder(args.output or os.path.dirname(output))
+    else:
+        check_output(output)
+
+
 def enhanced(args, jobs: list):
     """Yield the results, with a progress bar on a terminal."""
-    if not jobs:
-        return
-    from ..corpus import run as batch
-    from ..enhance.enhancer import Enhancer
-    from ..runtime.backend import preferred_batch_size
-    from ..runtime.batching import AT_ONCE
+    from ..corpus.run import run as run_jobs
+    from .progress import Bar
 
     load = (args.model, args.device, args.backend, args.precision)
-    enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
-    together = preferred_batch_size(enhancer.backend) > 1
-    count = min(args.jobs or (AT_ONCE if together else 1), len(jobs))
-    with Bar(jobs) as bar:
-        if count == 1:
-            stream = (batch.run_job(enhancer, job, options(args), bar.within(job)) for job in jobs)
-        elif together:
-            stream = batch.run_jobs_together(enhancer, jobs, options(args), count)
-        else:
-            del enhancer
-            stream = batch.run_jobs(load, jobs, options(args), count)
-        with contextlib.closing(stream):
-            for result in stream:
+    with Bar(len(jobs)) as bar:
+        results = run_jobs(jobs, load, options(args), args.jobs, progress=bar.within)
+        with contextlib.closing(results):
+            for result in results:
                 bar.finish(result)
                 yield result
 
 
-def plot(path: str, result) -> None:
+def plot(path: str, job) -> None:
+    """Draw one recording before and after."""
     from ..audio.read import read
     from ..evaluate.spectrogram import save_plot
 
-    before, before_rate = read(result.source)
-    after, after_rate = read(result.output)
+    before, before_rate = read(job.source)
+    after, after_rate = read(job.output)
     save_plot(path, before, after, before_rate, after_rate)
 
 
-def summarize(args, results: list, total: int, spent: float, interrupted: bool, single: bool) -> int:
+def say_renamed(jobs: list) -> None:
+    """Say which recordings don't get their usual names."""
+    renamed = [job for job in jobs if job.renamed]
+    if renamed:
+        more = f" (and {len(renamed) - 1} more)" if len(renamed) > 1 else ""
+        first = renamed[0]
+        complain(f"another recording has the name of {first.source!r}: it becomes {first.output!r}{more}", 0)
+
+
+def summarize(summary, model: str, single: bool) -> int:
     """Say what was done, on stderr what failed; returns the exit code."""
-    done = [result for result in results if result.status == "done"]
-    failed = [result for result in results if result.status == "failed"]
-    there = len(results) - len(done) - len(failed)
-    seconds = sum(result.seconds for result in done)
-    speed = f"{seconds:.1f} s of audio enhanced in {spent:.1f} s (RTF {spent / max(seconds, 1e-9):.2f})"
-    if single and done:
-        spent = done[0].spent
-        speed = f"{seconds:.1f} s of audio enhanced in {spent:.1f} s (RTF {spent / max(seconds, 1e-9):.2f})"
-        print(f"{done[0].output}: {speed} with model {args.model}")
-    elif single and there:
-        print(f"{results[0].output}: is there, not done again")
+    counts, failed, total = summary.counts, summary.failed, summary.recordings
+    if single and counts["done"]:
+        (done,) = summary.results
+        say(f"{done.output}: {speed(done.seconds, done.spent)} with model {model}")
+    elif single and counts["skipped"]:
+        say(f"{summary.results[0].output}: skipped, it is there")
     elif not single:
-        also = (f", {there} were there" if there else "") + (f", {len(failed)} failed" if failed else "")
-        print(f"{len(done)} of {total} done{also}: {speed} with model {args.model}")
+        also = "".join(f", {counts[status]} {status}" for status in ("skipped", "failed") if counts[status])
+        work = speed(summary.audio_seconds, summary.spent)
+        say(f"{counts['done']} of {total} done{also}: {work} with model {model}")
     if len(failed) > 1 or (failed and not single):
         complain(f"{len(failed)} of {total} failed:", 1)
     for result in failed:
         complain(result.error, 1)
-    if interrupted:
-        left = total - len(results)
-        what = f"{len(done)} done, {left} left: the same command with --resume goes on" if done else None
-        return complain(f"interrupted, {what or 'nothing was written'}", 130)
+    if summary.interrupted:
+        left = total - len(summary.results)
+        what = f"{counts['done']} done, {left} left: the same command with --resume goes on"
+        return complain(f"interrupted, {what if counts['done'] else 'nothing was written'}", 130)
     return 1 if failed else 0
-
-
-def write_report(args, results: list, total: int, spent: float, interrupted: bool) -> None:
-    """The JSON of --report."""
-    from ..files import replacing
-
-    seconds = sum(result.seconds for result in results)
-    counts = {status: sum(r.status == status for r in results) for status in ("done", "failed", "there")}
-    report = {
-        "version": __version__,
-        "model": args.model,
-        "backend": args.backend,
-        "options": options(args),
-        "recordings": total,
-        **counts,
-        "interrupted": interrupted,
-        "audio_seconds": round(seconds, 3),
-        "spent_seconds": round(spent, 3),
-        "rtf": round(spent / seconds, 4) if seconds else None,
-        "results": [vars(result) for result in results],
-    }
-    with replacing(args.report) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`zipenhancer evaluate`: its options, and what it says. The work is evaluate.py's."""
+"""`zipenhancer evaluate`: its options, and what it says. The work is evaluate/'s."""
 
 import contextlib
 import functools
@@ -14,6 +14,7 @@ from ..evaluate.report import MEASURES, Report, changes, table, write_csv
 from ..evaluate.run import evaluate_pairs
 from ..files import make_folder
 from ..names import SAMPLE_RATE
+from .output import complain, say
 
 
 def add_arguments(parser) -> None:
@@ -40,8 +41,7 @@ def run(args) -> int:
     """Run the command, print the table; 0, 1 if a system has no result, 2 if the options don't fit."""
     wrong = _wrong_options(args)
     if wrong:
-        print(f"zipenhancer evaluate: {wrong}", file=sys.stderr)
-        return 2
+        return complain(wrong, 2)
     if args.csv:
         make_folder(os.path.dirname(os.path.abspath(args.csv)))
     reports = {}
@@ -57,16 +57,16 @@ def run(args) -> int:
             reports[system] = evaluate_pairs(pairs, enhancer, *options)
             reports[system].failures[:0] = failures
             print("\r\033[K" if shown else "", end="", file=sys.stderr)
-    print(table(reports, args.by_snr or bool(args.noise)))
+    say(table(reports, args.by_snr or bool(args.noise)))
     for system, report in reports.items():
         for f in report.failures:
-            print(f"left out of {system}: {f.name}: {f.what}: {f.reason}", file=sys.stderr)
+            say(f"left out of {system}: {f.name}: {f.what}: {f.reason}", sys.stderr)
         if report.failures:
-            print(f"{system}: {len(report.failures)} left out", file=sys.stderr)
+            say(f"{system}: {len(report.failures)} left out", sys.stderr)
         key = "pesq_wb" if args.clean else "dnsmos_ovr"
         if system != "noisy" and (change := changes(reports.get("noisy", Report()), report, key)):
             worst = min(change, key=change.get)
-            print(
+            say(
                 f"{system}: {MEASURES[key][0]} {np.mean(list(change.values())):+.2f} over noisy; "
                 f"of the worst file {change[worst]:+.2f} ({worst})"
             )

@@ -3,22 +3,22 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..audio.read import read
 from ..audio.samples import pcm16
-from ..audio.write import check_output, encode, write
+from ..audio.write import check_output, encode
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
-from .enhance import options
-from .output import complain
+from .output import complain, say, speed
 
 BLOCK = 1 << 16  # bytes read at most at a time; less when less is there
 
 
-def run_pipe(args) -> int:
-    """What cli_enhance.run does, where - is the input or the output."""
+def run_pipe(args, options: dict) -> int:
+    """What `zipenhancer enhance` does where - is the input or the output."""
     source, output = args.input[0], args.output or "-"
     if len(args.input) > 1:
         raise OptionError("- stands for one recording: give no other input with it")
@@ -46,13 +46,13 @@ def run_pipe(args) -> int:
             source = np.frombuffer(source[: len(source) // 2 * 2], "<i2")
     started = time.perf_counter()
     x, rate = read(source, args.rate)
-    y = enhancer.enhance(x, rate, **options(args))
+    y = enhancer.enhance(x, rate, **options)
     rate = args.sample_rate or rate
     if output == "-":
         sys.stdout.buffer.write(encode(y, rate, f".{args.format or 'wav'}"))
         sys.stdout.buffer.flush()
     else:
-        write(output, y, rate)
+        enhancer.save(output, y, rate)
     return _say(output, len(y) / rate, time.perf_counter() - started, args.model)
 
 
@@ -60,7 +60,7 @@ def enhance_raw(args) -> int:
     """Raw PCM in, raw PCM out as it is ready: constant memory, for as long as it goes on."""
     enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
     stream = enhancer.stream(sample_rate=args.rate, strength=args.strength)
-    print(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", file=sys.stderr)
+    say(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", sys.stderr)
     started, samples = time.perf_counter(), 0
     for block in stream.run(_blocks(sys.stdin.buffer)):
         sys.stdout.buffer.write(pcm16(block).astype("<i2").tobytes())
@@ -69,7 +69,7 @@ def enhance_raw(args) -> int:
     return _say("-", samples / args.rate, time.perf_counter() - started, args.model)
 
 
-def _blocks(file):
+def _blocks(file) -> Iterator[np.ndarray]:
     """int16 (samples,) of what arrives; half a sample waits for its other half."""
     half = b""
     while data := file.read1(BLOCK):
@@ -81,10 +81,5 @@ def _blocks(file):
 def _say(output: str, seconds: float, spent: float, model: str) -> int:
     if seconds == 0:
         return complain("stdin held no samples", 1)
-    where = "stdout" if output == "-" else output
-    print(
-        f"{where}: {seconds:.1f} s of audio enhanced in {spent:.1f} s (RTF {spent / seconds:.2f}) "
-        f"with model {model}",
-        file=sys.stderr,
-    )
+    say(f"{'stdout' if output == '-' else output}: {speed(seconds, spent)} with model {model}", sys.stderr)
     return 0

@@ -3,51 +3,66 @@
 import contextlib
 import sys
 
+from tqdm import tqdm
+
+from ..corpus.find import Job
+from ..corpus.report import Result
+
 
 class Bar:
-    """Seconds of audio done, on stderr and only on a terminal; with RTF and the remaining time."""
+    """Files and seconds of audio done, on stderr and only on a terminal; with RTF and the remaining time.
 
-    def __init__(self, jobs: list):
-        from tqdm import tqdm
+    How many seconds there are in all is reckoned from the files seen so far, as the work goes on: to open
+    100,000 headers first would take minutes.
+    """
 
-        shown = sys.stderr.isatty()
-        self.seconds = {job: header_seconds(job.source) if shown else 0.0 for job in jobs}
-        self.by_source = {job.source: seconds for job, seconds in self.seconds.items()}
-        self.files, self.total, self.done = 0, len(jobs), 0.0
-        self.bar = tqdm(
-            total=sum(self.seconds.values()) or 1.0,
-            disable=not shown,
+    def __init__(self, files: int):
+        self.files, self.finished, self.done = files, 0, 0.0  # done: seconds of audio
+        self._headers = {}  # {source: seconds} of what is being worked on
+        self._bar = tqdm(
+            total=1.0,
+            disable=not sys.stderr.isatty(),
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
-            bar_format="{desc}{percentage:3.0f}%|{bar}| "
-            "{n:.0f}/{total:.0f} s of audio{postfix}, {remaining} left",
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {postfix}, {remaining} left",
         )
+        self._show(0.0, 0.0)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.bar.close()
+        self._bar.close()
 
-    def within(self, job):
-        """A progress function for one job."""
-        return lambda done, samples: self._show(self.done + self.seconds[job] * done / samples)
-
-    def finish(self, result) -> None:
-        self.files += 1
-        self.done += self.by_source[result.source]
-        self._show(self.done)
-
-    def _show(self, seconds: float) -> None:
-        if self.bar.disable:
+    def within(self, job: Job, done: int, samples: int) -> None:
+        """Note how far one job is."""
+        if self._bar.disable:
             return
-        self.bar.n = seconds
-        if self.total > 1:
-            self.bar.set_description_str(f"{self.files}/{self.total} files ", refresh=False)
-        rtf = self.bar.format_dict["elapsed"] / max(seconds, 1e-9)
-        self.bar.set_postfix_str(f"RTF {rtf:.2f}", refresh=False)
-        self.bar.refresh()
+        if job.source not in self._headers:
+            self._headers = {job.source: header_seconds(job.source)}
+        seconds = self._headers[job.source]
+        self._show(seconds, seconds * done / samples)
+
+    def finish(self, result: Result) -> None:
+        """Note that a job has ended."""
+        self.finished += 1
+        self.done += result.seconds
+        self._show(0.0, 0.0)
+
+    def _show(self, seconds: float, done: float) -> None:
+        """seconds: of the recording that is being worked on, done: of these."""
+        if self._bar.disable:
+            return
+        seen = self.finished + (seconds > 0)
+        total = (self.done + seconds) / max(seen, 1) * self.files
+        now = self.done + done
+        self._bar.total, self._bar.n = total or 1.0, now
+        if self.files > 1:
+            self._bar.set_description_str(f"{self.finished}/{self.files} files ", refresh=False)
+        rtf = self._bar.format_dict["elapsed"] / max(now, 1e-9)
+        self._bar.set_postfix_str(f"{now:.0f}/{total:.0f} s of audio, RTF {rtf:.2f}", refresh=False)
+        self._bar.refresh()
 
 
 def header_seconds(path: str) -> float:

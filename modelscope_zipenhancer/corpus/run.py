@@ -1,79 +1,98 @@
-"""Many recordings: the processes or threads that enhance them.
-
-A job is done when its output is there: files appear whole, so work that was cut off, even by
-SIGKILL, goes on with the jobs whose outputs are missing.
-"""
+"""Many recordings: where they are enhanced, and by how many hands."""
 
 import contextlib
-import multiprocessing
-import signal
+import functools
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 
-from .processes import Result, _run, _start, run_job
+from ..enhance.enhancer import Enhancer
+from ..errors import OptionError
+from ..files import remove_leftovers
+from ..workers import in_processes, in_threads
+from .find import Job
+from .processes import run_here, run_job, start
+from .report import Result
+
+Progress = Callable[[Job, int, int], None]
 
 
-def run_jobs(load: tuple, jobs: Iterable, options: dict, processes: int) -> Iterator:
-    """Yield a Result for each job as it ends, from `processes` fresh processes.
+def run(
+    jobs: Sequence[Job],
+    load: tuple,
+    options: dict,
+    workers: int | None = None,
+    where: str = "local",
+    progress: Progress | None = None,
+) -> Iterator[Result]:
+    """Yield a Result for each job as it ends; what goes wrong with a recording is in its result.
 
-    load: the arguments of Enhancer.from_pretrained. The cores that torch would use are shared out
-    among the processes. If the generator is closed, or an exception such as KeyboardInterrupt leaves
-    it, the processes stop at once and leave no half-written file. A program that calls this must
-    have its main code under `if __name__ == "__main__"`.
+    If the generator is closed, or an exception such as KeyboardInterrupt leaves it, the work stops soon
+    and leaves no half-written file. A program that calls this must have its main code under
+    `if __name__ == "__main__"`.
+
+    Args:
+        load: the arguments of Enhancer.from_pretrained.
+        options: those of Enhancer's calls.
+        workers: how many recordings at a time: on a backend that wants batches in threads, whose chunks
+            share them (8 unless told), else each in a process with its share of the cores (1).
+        where: 'local', on this machine.
+        progress: called as progress(job, samples done, samples) where recordings come one by one.
+
+    Raises:
+        OptionError: for an unknown place; and, with the first result, what from_pretrained raises.
     """
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    pool = ProcessPoolExecutor(processes, context, _start, (load, processes))
-    with _without_interrupts():  # which the processes inherit, from their first moment on
-        futures = {pool.submit(_run, job, options): job for job in jobs}
-    finished = False
-    try:
-        for future in as_completed(futures):
-            job = futures.pop(future)
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                reason = "not done, a process died, perhaps of memory: --resume with fewer --jobs"
-                yield Result(job.source, job.output, "failed", error=f"{job.source!r}: {reason}")
-        finished = True
-    finally:
-        if not finished:
-            for child in multiprocessing.active_children():
-                child.terminate()
-        pool.shutdown(cancel_futures=True)
+    if where not in PLACES:
+        raise OptionError(f"where={where!r}: {' or '.join(map(repr, PLACES))}")
+    return PLACES[where](jobs, load, options, workers, progress)
 
 
-def run_jobs_together(enhancer, jobs: list, options: dict, threads: int) -> Iterator:
-    """Yield a Result for each job as it ends; `threads` recordings at a time share the enhancer's device.
+def _locally(
+    jobs: Sequence[Job], load: tuple, options: dict, workers: int | None, progress: Progress | None
+) -> Iterator[Result]:
+    if not jobs:
+        return
+    enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
+    remove_leftovers(job.output for job in jobs)
+    workers = min(workers or enhancer.recordings_at_once, len(jobs))
+    if workers == 1:
+        for job in jobs:
+            yield run_job(enhancer, job, options, progress and functools.partial(progress, job))
+    elif enhancer.recordings_at_once > 1:
+        yield from _in_threads(enhancer, jobs, options, workers)
+    else:
+        del enhancer
+        yield from _in_processes(load, jobs, options, workers)
 
-    If the generator is closed, or an exception leaves it, the others end with the chunks that they are
-    at, and leave no half-written file.
-    """
+
+def _in_threads(enhancer: Enhancer, jobs: Sequence[Job], options: dict, threads: int) -> Iterator[Result]:
     stopping = threading.Event()
 
-    def go_on(*_):
+    def go_on(*_) -> None:
         if stopping.is_set():
             raise SystemExit  # passes by run_job, which takes an Exception for a failure
 
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(run_job, enhancer, job, options, go_on) for job in jobs]
-        try:
-            for future in as_completed(futures):
+    def enhance(job: Job) -> Result:
+        return run_job(enhancer, job, options, go_on)
+
+    with contextlib.closing(in_threads(enhance, jobs, threads, stopping=stopping)) as finished:
+        for _, future in finished:
+            yield future.result()
+
+
+def _in_processes(load: tuple, jobs: Sequence[Job], options: dict, processes: int) -> Iterator[Result]:
+    import torch
+
+    threads = max(1, torch.get_num_threads() // processes)
+    enhance = functools.partial(run_here, options)
+    spawned = in_processes(enhance, jobs, processes, threads, start, (load,))
+    with contextlib.closing(spawned) as finished:
+        for job, future in finished:
+            try:
                 yield future.result()
-        finally:
-            stopping.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            except BrokenExecutor:
+                reason = "not done, a process died, perhaps of memory: --resume with fewer --jobs"
+                yield Result(job.source, job.output, "failed", error=f"{job.source!r}: {reason}")
 
 
-@contextlib.contextmanager
-def _without_interrupts():
-    """Ignore Ctrl-C meanwhile; only the main thread can, and elsewhere there is nothing to ignore."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+PLACES = {"local": _locally}

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,16 @@ from .measures import MetricError, need
 DNSMOS_SAMPLES = 144160  # 9.01 s, a window of DNSMOS
 
 
-def dnsmos(x: np.ndarray, model_path: str) -> tuple:
-    """DNSMOS P.835 (SIG, BAK, OVR), about 1..5, by Microsoft's sig_bak_ovr.onnx; needs no reference.
+class Dnsmos(NamedTuple):
+    """Ratings of about 1 to 5."""
+
+    sig: float  # of the speech
+    bak: float  # of the background
+    ovr: float  # of the whole
+
+
+def dnsmos(x: np.ndarray, model_path: str | os.PathLike) -> Dnsmos:
+    """DNSMOS P.835 of a waveform (samples,), by Microsoft's sig_bak_ovr.onnx; needs no reference.
 
     Reddy et al., ICASSP 2022. As their script does it: a short recording is doubled until it fills
     9.01 s, then a window a second, and the mean over the windows.
@@ -28,7 +37,7 @@ def dnsmos(x: np.ndarray, model_path: str) -> tuple:
     starts = range(0, max(1, seconds - 9) * SAMPLE_RATE, SAMPLE_RATE)
     raw = [session.run(None, {"input_1": x[None, i : i + DNSMOS_SAMPLES]})[0][0] for i in starts]
     sig, bak, ovr = np.array(raw, np.float64).T
-    return (
+    return Dnsmos(
         float(np.mean(np.polyval([-0.08397278, 1.22083953, 0.0052439], sig))),
         float(np.mean(np.polyval([-0.13166888, 1.60915514, -0.39604546], bak))),
         float(np.mean(np.polyval([-0.06766283, 1.11546468, 0.04602535], ovr))),

@@ -10,6 +10,7 @@ the two distances.
 import functools
 import importlib.util
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,8 +81,16 @@ def weighted_spectral_slope(reference: np.ndarray, estimate: np.ndarray) -> floa
     return _mean_of_lowest(_slope_distance(*bands))
 
 
-def composite(reference: np.ndarray, estimate: np.ndarray, pesq_wb: float | None = None) -> tuple:
-    """(CSIG, CBAK, COVL): predicted ratings of the speech, the background and the whole, 1..5.
+class Composite(NamedTuple):
+    """Ratings of 1 to 5."""
+
+    csig: float  # of the speech
+    cbak: float  # of the background
+    covl: float  # of the whole
+
+
+def composite(reference: np.ndarray, estimate: np.ndarray, pesq_wb: float | None = None) -> Composite:
+    """Ratings of listeners, predicted from the other measures.
 
     Hu and Loizou, "Evaluation of objective quality measures for speech enhancement", IEEE TASLP 16(1),
     2008, table VI. As in the papers that compare by them, their PESQ is the wide-band one, which is
@@ -95,7 +104,7 @@ def composite(reference: np.ndarray, estimate: np.ndarray, pesq_wb: float | None
         1.634 + 0.478 * p - 0.007 * wss + 0.063 * segmental_snr(reference, estimate),
         1.594 + 0.805 * p - 0.512 * llr - 0.007 * wss,
     )
-    return tuple(float(np.clip(rating, 1, 5)) for rating in ratings)
+    return Composite(*(float(np.clip(rating, 1, 5)) for rating in ratings))
 
 
 def pesq(reference: np.ndarray, estimate: np.ndarray, mode: str = "wb") -> float:

@@ -1,4 +1,4 @@
-"""Recordings and their clean twins: found in folders, or mixed from speech and noise, and loaded.
+"""Recordings and their clean references: found in folders, or mixed from speech and noise, and loaded.
 
 What can't be paired or compared is a Failure: refused, or named and left out, as the caller says.
 """
@@ -8,15 +8,16 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..audio.read import read
 from ..audio.resample import resample
 from ..audio.samples import to_mono
-from ..audio.write import FORMATS, write
+from ..audio.write import write
 from ..errors import AudioError, AudioNotFoundError
-from ..files import make_folder
+from ..files import RECORDING_SUFFIXES, make_folder, recordings
 from ..names import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ SILENCE = 1 / 32768  # a recording that never exceeds the last of 16 bits
 
 @dataclass(frozen=True)
 class Pair:
-    """A recording to measure, and its clean twin if there is one; paths."""
+    """A recording to measure, and its clean reference if there is one; paths."""
 
     name: str  # its path below its folder, without the suffix
     test: str
@@ -41,11 +42,11 @@ class Failure:
 
 
 def find_pairs(clean_folder, test_folder, on_error: str = "fail") -> tuple:
-    """([Pair], [Failure]): the recordings below `test_folder` and their clean twins.
+    """([Pair], [Failure]): the recordings below `test_folder` and their clean references.
 
-    Twins have the same path below their folders but for the suffix. Where no two names agree, twins are
-    those that end in the same fileid_N, as the DNS challenge names them. With no `clean_folder`, every
-    recording stands alone.
+    A reference has the same path below its folder but for the suffix. Where no two names agree, those that
+    end in the same fileid_N are a pair, as the DNS challenge names them. With no `clean_folder`, no
+    recording has a reference. An unpaired recording is a failure; on_error 'fail' raises AudioError.
     """
     tests = _audio_files(test_folder)
     if clean_folder is None:
@@ -80,7 +81,7 @@ def mix_pairs(
     for i in range(count):
         clean_path, noise_path = str(cleans[i % len(cleans)]), str(noises[i % len(noises)])
         try:
-            speech, recording = _load(clean_path)[0], _load(noise_path)[0]
+            speech, recording = _load(clean_path).x, _load(noise_path).x
             room = len(recording) - len(speech)  # a shorter noise starts anywhere and is looped
             start = np.random.default_rng([seed, i]).integers(room + 1 if room >= 0 else len(recording))
             noise = np.take(recording, np.arange(start, start + len(speech)), mode="wrap")
@@ -106,13 +107,11 @@ def mix_pairs(
 def _audio_files(folder) -> dict:
     """{path below the folder, without suffix: path} of the recordings there."""
     found = {}
-    for base, _, names in sorted(os.walk(folder)):
-        for name in sorted(names):
-            path = os.path.join(base, name)
-            if os.path.splitext(name)[1].lower() in FORMATS:
-                _add(found, _name(path, folder), path)
+    for path in recordings(folder):
+        _add(found, _name(path, folder), path)
     if not found:
-        raise AudioNotFoundError(f"no audio below {os.fspath(folder)!r}; known are {', '.join(FORMATS)}")
+        known = ", ".join(sorted(RECORDING_SUFFIXES))
+        raise AudioNotFoundError(f"no recordings below {os.fspath(folder)!r}; known are {known}")
     return found
 
 
@@ -134,10 +133,15 @@ def _add(found: dict, key: str, path: str) -> None:
     found[key] = path
 
 
-def _load(path) -> tuple:
-    """(samples,) at 16 kHz, and the rate and the number of samples that the file has."""
+class Loaded(NamedTuple):
+    x: np.ndarray  # float64 (samples,), mono at 16 kHz
+    rate: int  # in Hz, of the file
+    samples: int  # in the file
+
+
+def _load(path) -> Loaded:
     x, rate = read(path)
-    return resample(to_mono(x), rate, SAMPLE_RATE).astype(np.float64), rate, len(x)
+    return Loaded(resample(to_mono(x), rate, SAMPLE_RATE).astype(np.float64), rate, len(x))
 
 
 def note_failure(failures: list, failure: Failure, on_error: str) -> None:

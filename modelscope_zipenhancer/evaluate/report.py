@@ -91,7 +91,9 @@ def _cell(mean: Mean | None, decimals: int, files: int) -> str:
 
 def write_csv(path, reports: dict) -> None:
     """Lines of each system: its files, what was left out and why, then means, ci95 and counts."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    # What isn't text in a file's name is written with escapes.
+    opening = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with replacing(path) as temporary, open(temporary, "w", **opening) as file:
         out = csv.DictWriter(file, ["system", "kind", "name", *MEASURES, "problem"])
         out.writeheader()
         for system, report in reports.items():

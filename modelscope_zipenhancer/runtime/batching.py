@@ -1,14 +1,11 @@
 """What several threads ask of one device, put together to batches."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-
-AT_ONCE = 8  # recordings at a time on a device that wants batches: enough of clips of 30 s to fill one
 
 
 class Batcher:
@@ -67,21 +64,3 @@ class Batcher:
                     left.append(request)
             self._waiting = left
         return tuple(zip(*taken))
-
-
-def ahead(function: Callable, items: Iterable, count: int) -> Iterator:
-    """function of each item, in order, by `count` threads: items are taken that far ahead, no farther.
-
-    An error is raised when its item's turn comes.
-    """
-    with ThreadPoolExecutor(count) as threads:
-        answers: deque[Future] = deque()
-        try:
-            for item in items:
-                answers.append(threads.submit(function, item))
-                if len(answers) == count:
-                    yield answers.popleft().result()
-            while answers:
-                yield answers.popleft().result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)

@@ -193,7 +193,7 @@ def test_of_a_folder_of_200_with_10_broken_ones_190_are_written_and_10_are_named
         path = here / "in" / f"{i % 7}" / f"{i:03}.wav"
         write(path, 100 + i)
         if i % 20 == 3:
-            path.write_bytes([b"", b"RIFF garbage", path.read_bytes()[:60], b"x" * 500][i // 20 % 4])
+            path.write_bytes([b"", b"RIFF garbage", path.read_bytes()[:44], b"x" * 500][i // 20 % 4])
     assert enhance("in", "-o", "out", "--report", "report.json") == 1
     said = capsys.readouterr()
     broken = [f"in/{i % 7}/{i:03}.wav" for i in range(3, 200, 20)]
@@ -205,7 +205,7 @@ def test_of_a_folder_of_200_with_10_broken_ones_190_are_written_and_10_are_named
         name for name in tree(here) if name.startswith("in/") and name not in broken
     ]
     report = json.loads((here / "report.json").read_text())
-    assert (report["done"], report["failed"], report["there"], report["recordings"]) == (190, 10, 0, 200)
+    assert (report["done"], report["failed"], report["skipped"], report["recordings"]) == (190, 10, 0, 200)
     assert sorted(r["source"] for r in report["results"] if r["status"] == "failed") == sorted(broken)
     assert report["audio_seconds"] == pytest.approx(
         sum(100 + i for i in range(200) if i % 20 != 3) / 16_000, abs=0.01
@@ -247,7 +247,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(here, capsys):
     before = tree(here)
     assert enhance("in", "-o", "out", "--dry-run", "--resume") == 0
     said = capsys.readouterr().out.replace(os.sep, "/").splitlines()
-    assert said == ["in/a.wav -> out/a.wav (is there)", "in/sub/b.wav -> out/sub/b.wav"]
+    assert said == ["in/a.wav -> out/a.wav (skipped: it is there)", "in/sub/b.wav -> out/sub/b.wav"]
     assert tree(here) == before
 
 
@@ -323,7 +323,7 @@ def test_killed_half_way_and_resumed_no_file_is_lost_or_half_written_or_done_twi
     assert sorted(after) == sorted(path.name for path in here.glob("in/*"))
     assert all(soundfile.info(here / "out" / name).frames == 500 for name in after)
     again = [name for name in done if after[name] != done[name]]
-    assert again == [] and " were there: " in said
+    assert again == [] and " skipped: " in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")

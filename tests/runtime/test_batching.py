@@ -11,10 +11,10 @@ import torch
 from conftest import QUICK, seeded_model
 
 from modelscope_zipenhancer import cli
-from modelscope_zipenhancer.corpus import run as batch
 from modelscope_zipenhancer.corpus.find import Job
-from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.runtime.batching import AT_ONCE, Batcher, ahead
+from modelscope_zipenhancer.corpus.run import run
+from modelscope_zipenhancer.enhance.enhancer import AT_ONCE, Enhancer
+from modelscope_zipenhancer.runtime.batching import Batcher
 from modelscope_zipenhancer.runtime.gpu import GpuNetwork
 
 PATIENCE = 60  # seconds, until a test that hangs has failed
@@ -92,27 +92,6 @@ def test_an_error_reaches_those_of_its_batch_and_nobody_else():
     assert torch.equal(pool(good), 2 * good)
 
 
-def test_items_are_taken_a_few_ahead_and_come_back_in_order():
-    taken = []
-
-    def items():
-        for i in range(10):
-            taken.append(i)
-            yield i
-
-    def work(i):
-        time.sleep(0.01 * (i % 3 == 0))
-        if i == 7:
-            raise ValueError("item 7")
-        return i
-
-    results = ahead(work, items(), 3)
-    assert next(results) == 0 and taken == [0, 1, 2]
-    assert [next(results) for _ in range(6)] == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(ValueError, match="item 7"):
-        next(results)
-
-
 # ---- recordings --------------------------------------------------------------------------------
 
 
@@ -170,11 +149,11 @@ def test_the_command_works_on_several_recordings_at_a_time_on_a_gpu(shared, tmp_
         assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max() + 1 / 32768
 
 
-def test_left_early_the_others_stop_at_their_next_chunk_and_leave_nothing_half_written(tmp_path):
+def test_left_early_the_others_stop_at_their_next_chunk_and_leave_nothing_half_written(tmp_path, monkeypatch):
     running = threading.Event()
 
     class Slow:
-        batch = 2
+        preferred_batch_size = 2
 
         def __call__(self, waveform, gain=None):
             running.set()
@@ -186,7 +165,8 @@ def test_left_early_the_others_stop_at_their_next_chunk_and_leave_nothing_half_w
         soundfile.write(tmp_path / name, np.zeros(16_000 if name == "0.wav" else 4_000_000), 16_000)
     jobs = [Job(str(tmp_path / name), str(tmp_path / "out" / name)) for name in names]
     before = threading.active_count()
-    results = batch.run_jobs_together(Enhancer(Slow()), jobs, {}, AT_ONCE)
+    monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls: cls(Slow())))
+    results = run(jobs, (), {})
     assert next(results).status == "done" and running.is_set()
     started = time.monotonic()
     results.close()
