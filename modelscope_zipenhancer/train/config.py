@@ -61,7 +61,7 @@ class TrainOptions:
     # {loss: weight}; "metric" above 0 trains the PESQ discriminator along with the network
     weights: dict[str, float] = field(default_factory=lambda: dict(losses.WEIGHTS))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, key) not in known:
                 raise ConfigError(f"train.{key} is {getattr(self, key)!r}, known are: {', '.join(known)}")

@@ -24,7 +24,7 @@ class MetricDiscriminator(nn.Module):
     PESQ is normalised as in `normalised_pesq`. F is 16 or more, and so is T.
     """
 
-    def __init__(self, channels: int = 16):
+    def __init__(self, channels: int = 16) -> None:
         super().__init__()
         sizes = (2, channels, 2 * channels, 4 * channels, 8 * channels)
         self.blocks = nn.Sequential(
@@ -102,7 +102,7 @@ class DiscriminatorTrainer:
         optimizer: AdamW, at a quarter of the network's learning rate.
     """
 
-    def __init__(self, options: TrainOptions, device: torch.device):
+    def __init__(self, options: TrainOptions, device: torch.device) -> None:
         self.network = MetricDiscriminator().to(device).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=(0.8, 0.99))
         self._options = options

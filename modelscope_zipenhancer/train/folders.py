@@ -91,8 +91,9 @@ class AudioFolder:
         AudioError: there are some, none of which can be opened.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        sources, found = {}, 0  # {folder: its recordings}
+    def __init__(self, folder: str | os.PathLike) -> None:
+        sources: dict[str, list[Recording]] = {}  # by folder
+        found = 0
         for path in recordings(folder):
             found += 1
             try:

@@ -81,7 +81,8 @@ def train(
     step = first = resume(out_dir, parts, options.optimizer, device)
     network = parallel(model)
 
-    seen, started = {}, time.monotonic()  # {name: its values since the last row of the log}
+    seen: dict[str, list[float]] = {}  # {name: its values since the last row of the log}
+    started = time.monotonic()
     while step < options.steps:
         number = step * count + rank
         torch.manual_seed(options.seed * 1_000_003 + number)  # dropout's draws, whatever came before

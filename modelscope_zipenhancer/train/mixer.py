@@ -53,7 +53,7 @@ class MixOptions:
     noise_change: float = 0.0  # the noise comes and goes, by up to 30 dB
     floor_db: float | None = None  # the noise stays in the target, turned down by so much; None: it goes
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_crop_samples(self.crop_samples)
         for name in [f.name for f in fields(self) if f.type is float]:
             value = getattr(self, name)
@@ -83,7 +83,7 @@ class Mixer(Batches):
         noise: AudioFolder,
         options: MixOptions = MixOptions(),
         impulse_responses: AudioFolder | None = None,
-    ):
+    ) -> None:
         self.clean, self.noise, self.options = clean, noise, options
         self.impulse_responses = impulse_responses
 

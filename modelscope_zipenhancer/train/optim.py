@@ -1,6 +1,6 @@
 """Optimisers: Zipformer's ScaledAdam (Yao et al., arXiv 2310.11230), and the choice between it and AdamW."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -29,13 +29,13 @@ class ScaledAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params,
+        params: Iterable,
         lr: float = 0.04,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         scale_rate: float = 0.1,
         rms_range: tuple[float, float] = (1e-5, 3.0),
-    ):
+    ) -> None:
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "scale_rate": scale_rate, "rms_range": rms_range}
         )

@@ -62,11 +62,11 @@ class PairFolder(Batches):
         noisy_dir: str | os.PathLike,
         clean_dir: str | os.PathLike,
         crop_samples: int = CROP_SAMPLES,
-    ):
+    ) -> None:
         check_crop_samples(crop_samples)
         self.crop_samples = crop_samples
-        self.pairs = []  # (noisy, clean), a Recording each
-        self._examined = set()  # paths of clean recordings of which a crop was silent
+        self.pairs: list[tuple[Recording, Recording]] = []  # (noisy, clean)
+        self._examined: set[str] = set()  # paths of clean recordings of which a crop was silent
         pairs, failures = find_pairs(clean_dir, noisy_dir, on_error="skip")
         if failures:
             unpaired = _listed([f"{failure.name!r} ({failure.reason})" for failure in failures])

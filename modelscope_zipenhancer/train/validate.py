@@ -43,7 +43,7 @@ class Validation:
         snr: Sequence[float] = (0, 5, 10),
         count: int = 4,
         seed: int = 0,
-    ):
+    ) -> None:
         self.folder = os.path.join(out_dir, "valid")
         self.pairs, _ = mix_pairs(clean, noise, snr, count, self.folder, seed, on_error="skip")
         make_folder(os.path.join(self.folder, "enhanced"))
