@@ -65,7 +65,7 @@ class ZipEnhancerModel(TorchModel):
         self.eval()
 
     def forward(self, inputs: dict) -> dict:
-        """Enhance a batch, or compute the losses of one. ModelScope passes a dict to what is named so.
+        """Enhance a batch, or compute the losses of one.
 
         Args:
             inputs: 'noisy' (B, samples) at 16 kHz; for training also 'clean', of the same shape.
