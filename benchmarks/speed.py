@@ -1,12 +1,13 @@
-"""How fast: this package, its readable form and the built-in, side by side in one run.
+"""How fast: the form for CPUs, the definition and the built-in, side by side in one run.
 
-    python benchmarks/speed.py [--sizes s tiny] [--seconds 2 5] [--threads 1 2] [--repeats 5] [--variants ...]
+    python benchmarks/speed.py [--sizes s tiny] [--seconds 2 5] [--threads 1 2] [--runs 5] [...]
 
 The same weights (random for 's'), the same noise. In each round every variant runs once, so that
 what else the machine does hits all alike; the table has medians, ratios of medians to the built-in,
-the limit by limit.py, and each variant's peak memory in a process of its own. 'onnx' is the graph that
-the model card's export makes of the built-in, in ONNX Runtime. The built-in and it are not run beyond
-6 s, where the built-in cuts the recording.
+the limit by limit.py, and each variant's peak memory in a process of its own. With --runs, medians over
+that many fresh processes, and the range: the machine differs from one to the next. 'onnx' is the graph
+that the model card's export makes of the built-in, in ONNX Runtime. The built-in and it are not run
+beyond 6 s, where the built-in cuts the recording.
 
     python benchmarks/speed.py --cold
 
@@ -14,6 +15,7 @@ is the time from the start of a process until 5 s are enhanced by tiny, against 
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -38,7 +40,7 @@ from modelscope_zipenhancer.network.summary import flops_per_second
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
-VARIANTS = ("built-in", "onnx", "readable", "fast")
+VARIANTS = ("built-in", "onnx", "definition", "cpu")
 
 COLD = """
 import sys, numpy
@@ -56,10 +58,10 @@ def network(size: str) -> ZipEnhancer:
 
 def variant(name: str, model: ZipEnhancer):
     """A function of float32 (samples,) that enhances them."""
-    if name == "fast":
+    if name == "cpu":
         backend = TorchBackend(model)
         return lambda x: enhance(backend, x)
-    if name == "readable":
+    if name == "definition":
         return lambda x: model.denoise(torch.from_numpy(x)[None])
     from modelscope.models.audio.ans.zipenhancer import (
         AttrDict,
@@ -158,50 +160,85 @@ def processor() -> str:
 
 
 @torch.inference_mode()
+def measure(sizes: list, seconds: list, threads: list, repeats: int, variants: list) -> list:
+    """A dict for each size, length, number of threads and variant; variants take turns, medians."""
+    limits = {}
+    for count in threads:
+        torch.set_num_threads(count)
+        limits[count] = max(peaks().values())
+    rows = []
+    for size in sizes:
+        model = network(size)
+        for length, count in itertools.product(seconds, threads):
+            torch.set_num_threads(count)
+            x = noise(length)
+            runs = {name: variant(name, model) for name in variants if len(x) <= ONE_PASS or name == "cpu"}
+            times = {name: [] for name in runs}
+            for repeat in range(repeats + 1):  # the first is to warm up
+                for name, run in runs.items():
+                    start = time.perf_counter()
+                    run(x)
+                    if repeat:
+                        times[name].append(time.perf_counter() - start)
+            medians = {name: statistics.median(column) for name, column in times.items()}
+            for name, median in medians.items():
+                row = {"size": size, "audio, s": length, "threads": count, "variant": name}
+                row["RTF"] = median / length
+                row["x limit"] = row["RTF"] / (flops_per_second(model) / limits[count] / 1e9)
+                if "built-in" in medians:
+                    row["x built-in"] = medians["built-in"] / median
+                rows.append(row)
+    return rows
+
+
+def table(runs: list, peaks_too: bool) -> None:
+    """The rows of several runs as Markdown: medians, and from the least to the most."""
+    print("| size | audio, s | threads | variant | RTF | x limit | x built-in | peak RSS, MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for same in zip(*runs):
+        cells = [str(same[0][key]) for key in ("size", "audio, s", "threads", "variant")]
+        for key, decimals in (("RTF", 3), ("x limit", 2), ("x built-in", 1)):
+            found = sorted(row[key] for row in same if key in row)
+            text = f"{statistics.median(found):.{decimals}f}" if found else ""
+            if len(found) > 1:
+                text += f" ({found[0]:.{decimals}f} to {found[-1]:.{decimals}f})"
+            cells.append(text)
+        row = same[0]
+        memory = peak(row["size"], row["variant"], row["audio, s"], row["threads"]) if peaks_too else None
+        print("|", " | ".join([*cells, "" if memory is None else f"{memory:.0f}"]), "|", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["s", "tiny"])
     parser.add_argument("--seconds", type=float, nargs="+", default=[2, 5, 30])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=1, help="in fresh processes, one after the other")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--no-memory", action="store_true", help="leave the peak out")
     parser.add_argument("--cold", action="store_true", help="only the cold start")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(*json.loads(args.child))
     if args.cold:
         return cold_start(args.repeats)
-    print(f"{processor()}, torch {torch.__version__}, Python {platform.python_version()}\n")
-    print("| size | audio, s | threads | variant | median, s | RTF | x built-in | x limit | peak RSS, MB |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    best = {}
-    for threads in args.threads:
-        torch.set_num_threads(threads)
-        best[threads] = max(peaks().values())
-    for size in args.sizes:
-        model = network(size)
-        for seconds in args.seconds:
-            x = noise(seconds)
-            short = len(x) <= ONE_PASS
-            for threads in args.threads:
-                torch.set_num_threads(threads)
-                runs = {name: variant(name, model) for name in args.variants if short or name == "fast"}
-                times = {name: [] for name in runs}
-                for repeat in range(args.repeats + 1):  # the first is to warm up
-                    for name, run in runs.items():
-                        start = time.perf_counter()
-                        run(x)
-                        if repeat:
-                            times[name].append(time.perf_counter() - start)
-                medians = {name: statistics.median(column) for name, column in times.items()}
-                for name, median in medians.items():
-                    ratio = f"{medians['built-in'] / median:.1f}" if "built-in" in medians else ""
-                    limit = flops_per_second(model) / best[threads] / 1e9
-                    cells = (size, f"{seconds:g}", threads, name, f"{median:.2f}", f"{median / seconds:.3f}")
-                    memory = peak(size, name, seconds, threads)
-                    above = f"{median / seconds / limit:.2f}"
-                    print("|", " | ".join(map(str, (*cells, ratio, above, f"{memory:.0f}"))), "|", flush=True)
+    what = [args.sizes, args.seconds, args.threads, args.repeats, list(args.variants)]
+    if args.rows:
+        Path(args.rows).write_text(json.dumps(measure(*what)))
+        return
+    print(f"{processor()}, torch {torch.__version__}, Python {platform.python_version()}\n", flush=True)
+    if args.runs == 1:
+        return table([measure(*what)], not args.no_memory)
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(args.runs):
+            rows = Path(folder, f"{i}.json")
+            subprocess.run([sys.executable, *sys.argv, "--rows", str(rows)], check=True)
+            runs.append(json.loads(rows.read_text()))
+    table(runs, not args.no_memory)
 
 
 if __name__ == "__main__":
