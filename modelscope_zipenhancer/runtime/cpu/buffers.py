@@ -57,11 +57,18 @@ class Plan:
 def lay_out(sizes: Sequence[int], lives: Sequence[range]) -> list[int]:
     """Offsets of buffers of these sizes, so that those with a step in common do not overlap.
 
-    The largest comes first, each to the lowest place that is free during all its life: "greedy by size"
-    of Pisarchyk and Lee, arXiv 2001.03288.
+    One buffer after the other goes to the lowest place that is free during all its life: the largest first,
+    "greedy by size" of Pisarchyk and Lee, arXiv 2001.03288, or the longest-lived first, whichever is smaller.
     """
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    by_size = _lay_out(order, sizes, lives)
+    by_life = _lay_out(sorted(order, key=lambda i: -len(lives[i])), sizes, lives)
+    return min(by_size, by_life, key=lambda offsets: max(map(sum, zip(offsets, sizes))))
+
+
+def _lay_out(order: Sequence[int], sizes: Sequence[int], lives: Sequence[range]) -> list[int]:
     offsets: dict[int, int] = {}
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+    for i in order:
         taken = sorted(
             (offset, offset + sizes[j]) for j, offset in offsets.items() if _meet(lives[i], lives[j])
         )

@@ -156,3 +156,72 @@ def test_an_enhancer_of_bf16_runs_in_it(monkeypatch):
         for p in ("fp32", "bf16")
     )
     assert (exact != rough).any() and error(rough, exact) < 0.02
+
+
+# ---- what the host program has set -------------------------------------------------------------
+
+
+@pytest.fixture
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_default_dtype_of_float64_changes_nothing(double_precision):
+    torch.set_default_dtype(torch.float32)
+    model, x, audio = network(), spectra(2, 20), noise(1, 4000)
+    form = CpuNetwork(model)
+    expected = *form(*x), form.denoise(audio)
+    torch.set_default_dtype(torch.float64)
+    for made in form, CpuNetwork(model):
+        for result, one in zip((*made(*x), made.denoise(audio)), expected):
+            assert result.dtype == torch.float32 and torch.equal(result, one)
+
+
+@pytest.mark.parametrize("size", ["tiny", "32 channels"])
+def test_weights_and_spectra_of_float64_are_taken(size):
+    model, x = network(size), spectra(1, 20)
+    expected = CpuNetwork(model)(*x)
+    for result, one in zip(CpuNetwork(model.double())(*(part.double() for part in x)), expected):
+        assert result.dtype == torch.float32 and error(result, one) < 1e-5
+
+
+def test_weights_of_float64_changed_later_are_not_seen():
+    model, x = network().double(), spectra(1, 10)
+    form = CpuNetwork(model)
+    before = form(*x)
+    for parameter in model.parameters():
+        parameter.zero_()
+    for a, b in zip(form(*x), before):
+        assert torch.equal(a, b)
+
+
+def test_an_enhancer_made_and_called_under_a_default_dtype_of_float64_gives_the_same(double_precision):
+    torch.set_default_dtype(torch.float32)
+    x = speech(1)[0].numpy()
+    expected = Enhancer.from_pretrained("tiny", "cpu")(x)
+    torch.set_default_dtype(torch.float64)
+    result = Enhancer.from_pretrained("tiny", "cpu")(x)
+    assert result.dtype == expected.dtype and abs(result - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("size", ["tiny", "32 channels"])
+def test_autocast_outside_changes_nothing(size):
+    model, x, audio = network(size), spectra(1, 20), noise(1, 4000)
+    form = CpuNetwork(model)
+    expected = *form(*x), form.denoise(audio)
+    with torch.autocast("cpu", torch.bfloat16):
+        for made in form, CpuNetwork(model):
+            for result, one in zip((*made(*x), made.denoise(audio)), expected):
+                assert result.dtype == torch.float32 and torch.equal(result, one)
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_default_device_elsewhere_changes_nothing():
+    model, x = network(), spectra(1, 20)
+    expected = CpuNetwork(model)(*x)
+    with torch.device("meta"):
+        results = CpuNetwork(model)(*x)
+    for result, one in zip(results, expected):
+        assert torch.equal(result, one)
