@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 
 from ..errors import AudioError
-from .samples import BLOCK, Recording, Samples, check_finite, to_float32
+from .resample import resample
+from .samples import BLOCK, Recording, Samples, check_finite, to_float32, to_mono
 
 # FFmpeg's demuxer -> what it is called, what the first bytes are. No other demuxer is ever chosen: no
 # playlist, nothing that opens other files. What a name in LIBSNDFILE has goes there first.
@@ -46,6 +47,11 @@ HEAD = 192  # bytes that CONTAINERS looks at
 UNKNOWN = (
     0x7FFF0000  # a size of this or more in a WAV header, or 0: the writer couldn't go back to fill it in
 )
+MP3_SEARCH = 1 << 16  # bytes in which the frames of an MP3 stream are searched for
+MP3_KBPS = {
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG-1
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),  # MPEG-2 and 2.5
+}
 SLACK = 0.05  # seconds by which a whole file may be shorter than its header says
 _RAW_REMEDY = (
     "If it is headerless PCM, its rate and sample type can't be known: give it a WAV header "
@@ -77,6 +83,20 @@ def decode(file: Any, name: str, strict: bool = False, max_duration: float | Non
     demuxer, head = _identify(file)
     if not head:
         raise AudioError(f"{name} is empty")
+    begins = _files_in(file, demuxer, head)
+    if len(begins) == 1:
+        found = _decode_one(file, demuxer, head, name, max_duration)
+    else:
+        found = _decode_joined(file, begins, demuxer, name, max_duration)
+    if strict and found.warnings:
+        raise AudioError(f"{name}: {found.warnings[0]}")
+    check_finite(found.samples, name)
+    return found
+
+
+def _decode_one(
+    file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None
+) -> Recording:
     best, problem = None, "without audio"
     for read in (_by_libsndfile, _by_pyav):
         if (demuxer or "wav") not in LIBSNDFILE and read is _by_libsndfile:
@@ -91,16 +111,68 @@ def decode(file: Any, name: str, strict: bool = False, max_duration: float | Non
             continue
         if best is None or len(found.samples) / found.sample_rate > len(best.samples) / best.sample_rate:
             best = found
-        if not found.warnings:
+        if len(found.samples) and not found.warnings:
             break
     if best is None or len(best.samples) == 0:
         if demuxer is None:
             raise AudioError(f"{name} is no audio that can be read ({problem}). {_RAW_REMEDY}")
         raise AudioError(f"{name} is {CONTAINERS[demuxer][0]} that can't be read ({problem})")
-    if strict and best.warnings:
-        raise AudioError(f"{name}: {best.warnings[0]}")
-    check_finite(best.samples, name)
     return best
+
+
+def _decode_joined(
+    file: Any, begins: list[int], demuxer: str | None, name: str, max_duration: float | None
+) -> Recording:
+    """The files that begin at these bytes, one after the other, at the rate and channels of the first."""
+    samples, rate = None, 0
+    warnings: tuple[str, ...] = ()
+    for begin, end in zip(begins, [*begins[1:], -1]):
+        file.seek(begin)
+        part = io.BytesIO(file.read(end - begin if end > 0 else -1))
+        head = part.read(HEAD)
+        try:
+            x, part_rate, warned = _decode_one(part, demuxer, head, name, max_duration)
+        except AudioError as error:
+            if samples is None:
+                raise
+            warnings += (f"part of the audio is missing: {error}",)
+            continue
+        warnings += warned
+        if samples is None:
+            samples, rate = Samples(x.shape[1]), part_rate
+        if x.shape[1] != samples.channels:
+            x = np.repeat(to_mono(x)[:, None], samples.channels, axis=1)
+        if part_rate != rate:
+            x = np.stack([resample(x[:, i], part_rate, rate) for i in range(x.shape[1])], axis=1)
+        _append(samples, x, rate, name, max_duration)
+    assert samples is not None
+    return Recording(samples.take(), rate, warnings)
+
+
+def _files_in(file: Any, demuxer: str | None, head: bytes) -> list[int]:
+    """Where the files begin that have been joined by cat; of those, libraries read the first alone."""
+    begins = [0]
+    if demuxer == "ogg":
+        return _ogg_links(file)[0]
+    if demuxer == "flac":
+        position, before = 0, b""
+        file.seek(0)
+        while block := file.read(BLOCK):
+            text = before + block
+            begins += [position - len(before) + found.start() for found in re.finditer(_FLAC_BEGIN, text)]
+            position, before = position + len(block), text[-7:]
+        return sorted({0, *begins})
+    while demuxer in ("wav", "aiff"):
+        size = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+        file.seek(begins[-1] + 8 + size + size % 2)
+        head = file.read(HEAD)
+        if container_of(head) != demuxer:
+            break
+        begins.append(file.tell() - len(head))
+    return begins
+
+
+_FLAC_BEGIN = rb"fLaC[\x00\x80]\0\0\x22"
 
 
 def _identify(file: Any) -> tuple[str | None, bytes]:
@@ -113,12 +185,37 @@ def _identify(file: Any) -> tuple[str | None, bytes]:
     demuxer = container_of(head)
     if first[:3] == b"ID3":
         return demuxer or "mp3", head or first
+    if demuxer is None and _holds_mp3_frames(head + file.read(MP3_SEARCH)):
+        return "mp3", head
     return demuxer, head
+
+
+def _holds_mp3_frames(data: bytes) -> bool:
+    """Whether four frames of MP3 follow each other somewhere: a stream that was recorded from its middle."""
+    for found in re.finditer(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]", data):
+        position, frames = found.start(), 0
+        while length := _mp3_frame_bytes(data[position : position + 4]):
+            position, frames = position + length, frames + 1
+            if frames == 4:
+                return True
+    return False
+
+
+def _mp3_frame_bytes(head: bytes) -> int:
+    """The length of the frame that begins with these 4 bytes; 0 if none does."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[1] & 0x18 == 8:
+        return 0
+    version = head[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    kbps = MP3_KBPS[version == 3][head[2] >> 4]
+    rate = (44100, 48000, 32000, 0)[head[2] >> 2 & 3] >> (0, 1, 2)[(3, 2, 0).index(version)]
+    if not kbps or not rate:
+        return 0
+    return (144000 if version == 3 else 72000) * kbps // rate + (head[2] >> 1 & 1)
 
 
 def _missing(have: float, promised: float) -> tuple[str, ...]:
     """The warning, where the header promised more than `have` seconds."""
-    if promised <= have:
+    if promised <= have * (1 + 1e-9):  # a quotient of counts of bytes, rounded
         return ()
     return (f"{promised - have:.2f} s of {promised:.2f} s are missing: the file was cut off",)
 
@@ -135,30 +232,34 @@ def _append(samples: Samples, block: np.ndarray, rate: int, name: str, max_durat
 def _by_libsndfile(
     file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None
 ) -> Recording:
-    promised, present = _data_of_wav(file, name) if demuxer == "wav" else (0, 0)
-    if demuxer == "ogg" and _ogg_streams(file) != (1, True):
-        raise _Unreadable("chained or damaged")
+    promised, present = 0, 0
+    if demuxer == "wav":
+        promised, present = _data_of_wav(file, name)
+    if demuxer == "caf":
+        promised, present = _data_of_caf(file)
+    elif demuxer == "ogg" and not _ogg_links(file)[1]:
+        raise _Unreadable("cut off or damaged")
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
             rate, samples = sound.samplerate, Samples(sound.channels)
-            try:
-                for block in blocks_of(sound):
-                    _append(samples, block, rate, name, max_duration)
-            except (soundfile.SoundFileError, RuntimeError):  # cut off or damaged
-                promised, present = len(samples) + 1, len(samples)
+            for block in blocks_of(sound):
+                _append(samples, block, rate, name, max_duration)
             if demuxer == "flac" and len(samples) < sound.frames < 1 << 60:
-                promised, present = sound.frames, len(samples)
-            elif demuxer != "wav" and (said := re.findall(_SHORTER, sound.extra_info)):
-                promised, present = map(int, said[-1])
+                raise _Unreadable("cut off")
+            if not promised and (said := re.findall(_SHORTER, sound.extra_info)):
+                sizes = re.findall(_SIZE, sound.extra_info)
+                promised = int(sizes[-1]) if sizes else int(said[-1][0])
+                present = promised - int(said[-1][0]) + int(said[-1][1])
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise _Unreadable(str(error).rpartition(": ")[2] or str(error)) from error
     seconds = len(samples) / rate
     return Recording(samples.take(), rate, _missing(seconds, seconds * promised / max(1, present)))
 
 
-# What libsndfile notes of a header that promises more bytes than there are: AIFF, AU, W64, RF64
-_SHORTER = r"(?:SSND|BODY|Data Size|data|[Rr]iff(?: size)?)\s*: (\d+) \(should be (\d+)\)"
+# What libsndfile notes of a header that promises more bytes than there are, of AIFF, AU and W64
+_SHORTER = r": (\d+) \(should be (\d+)\)"
+_SIZE = r"(?:SSND|BODY|Data Size|data)\s*: (\d+)"
 
 
 def blocks_of(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -168,56 +269,70 @@ def blocks_of(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
         yield part
 
 
+def _chunks(file: Any, position: int, layout: str = "<4sI") -> Iterator[tuple[bytes, int, int]]:
+    """(kind, size, where its content begins) of the chunks from a position on, as far as they go."""
+    end, length = file.seek(0, io.SEEK_END), struct.calcsize(layout)
+    while position + length <= end:
+        file.seek(position)
+        kind, size = struct.unpack(layout, file.read(length))
+        yield kind, size, position + length
+        position += length + size + (size % 2 if layout[0] == "<" else 0)
+
+
 def _data_of_wav(file: Any, name: str) -> tuple[int, int]:
     """Bytes of audio that a WAV header promises, and how many are there.
 
-    Raises AudioError if there are none, _Unreadable where libsndfile would take the wrong ones.
+    Raises AudioError if there are none, _Unreadable where libsndfile would find none.
     """
-    end = file.seek(0, io.SEEK_END)
-    position, data64 = 12, 0
-    while position + 8 <= end:
-        file.seek(position)
-        kind, size = struct.unpack("<4sI", file.read(8))
-        if kind == b"data":
-            break
+    size, present, size64 = 0, 0, 0
+    for kind, length, begin in _chunks(file, 12):
         if kind == b"ds64" and len(body := file.read(16)) == 16:
-            data64 = struct.unpack("<8xQ", body)[0]
-        position += 8 + size + size % 2
-    else:
-        raise AudioError(f"{name} is a WAV header without audio")
-    header, present = position + 8, end - position - 8
-    if size == 0xFFFFFFFF and data64:
-        size = data64
-    if present == 0 or (size == 0 and _are_chunks(file, header, end)):
+            size64 = struct.unpack("<8xQ", body)[0]
+        if kind == b"data":
+            size, present = length, file.seek(0, io.SEEK_END) - begin
+            break
+    if present == 0 or (size == 0 and _are_chunks(file, begin)):
         raise AudioError(f"{name} is a WAV header without audio")
     if size == 0:
-        raise _Unreadable("no data size")  # libsndfile finds nothing, FFmpeg reads on to the end
-    # recorders count their own header as audio
-    if size >= UNKNOWN and not data64 or size - present in (1, 8, 28, 36, 44, header, header - 8):
-        return present, present
+        raise _Unreadable("no data size")  # FFmpeg reads on to the end
+    if size == 0xFFFFFFFF and size64:
+        size = size64
+    # UNKNOWN: the writer couldn't go back. The others: recorders that count some of their own header
+    if UNKNOWN <= size <= 0xFFFFFFFF or size - present in (1, 8, 28, 36, 44, begin, begin - 8):
+        size = present
     return size, present
 
 
-def _are_chunks(file: Any, position: int, end: int) -> bool:
+def _are_chunks(file: Any, position: int) -> bool:
     """Whether a file holds nothing but chunks from here on."""
-    while position + 8 <= end:
-        file.seek(position)
-        kind, size = struct.unpack("<4sI", file.read(8))
+    end = file.seek(0, io.SEEK_END)
+    for kind, size, begin in _chunks(file, position):
         if not re.fullmatch(rb"[ -~]{4}", kind):
             return False
-        position += 8 + size + size % 2
-    return position in (end, end + 1)
+        position = begin + size
+    return position in (end, end + 1, end - 1)
 
 
-def _ogg_streams(file: Any) -> tuple[int, bool]:
-    """How many streams follow each other, and whether the pages run from the first to the last byte."""
-    end, streams, beginning = file.seek(0, io.SEEK_END), 0, False
+def _data_of_caf(file: Any) -> tuple[int, int]:
+    """Bytes of audio that a CAF header promises, and how many are there."""
+    for kind, size, begin in _chunks(file, 8, ">4sq"):
+        if kind == b"data" and size > 0:  # -1: to the end
+            return size, file.seek(0, io.SEEK_END) - begin
+        if size < 0:
+            break
+    return 0, 0
+
+
+def _ogg_links(file: Any) -> tuple[list[int], bool]:
+    """Where the streams of a chain begin, and whether the pages run from the first to the last byte."""
+    end, begins, beginning = file.seek(0, io.SEEK_END), [], False
     file.seek(0)
     while len(page := file.read(27)) == 27 and page[:4] == b"OggS":
-        streams += bool(page[5] & 2) and not beginning  # tracks beside each other all begin first
+        if page[5] & 2 and not beginning:  # tracks beside each other all begin first
+            begins.append(file.tell() - 27)
         beginning = bool(page[5] & 2)
         file.seek(sum(file.read(page[26])), io.SEEK_CUR)
-    return streams, not page and file.tell() == end
+    return begins or [0], not page and file.tell() == end
 
 
 # ---- PyAV --------------------------------------------------------------------------------------
@@ -231,13 +346,17 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
     except ImportError as error:
         raise AudioError(f"{name} is {kind}, which is read by PyAV: pip install av") from error
     warnings: tuple[str, ...] = ()
-    if demuxer == "ogg" and not _ogg_streams(file)[1]:
+    if demuxer == "ogg" and not _ogg_links(file)[1]:
         warnings = ("part of the audio may be missing: the file was cut off, or is damaged",)
     file.seek(0)
     try:
         # The options and io_open: whatever a recording refers to, FFmpeg opens nothing else.
         with av.open(
-            file, format=demuxer, options={"protocol_whitelist": "none"}, io_open=_refuse
+            file,
+            format=demuxer,
+            options={"protocol_whitelist": "none"},
+            io_open=_refuse,
+            metadata_errors="replace",
         ) as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} is {kind} without an audio track")
@@ -257,21 +376,31 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
                 raise _Unreadable("without audio")
             if fifo.samples:
                 _append(samples, _array(fifo.read()), rate, name, max_duration)
-            seconds, promised = len(samples) / rate, 0.0
-            if demuxer in TIMED or (demuxer == "mp3" and re.search(rb"Xing|Info|VBRI", head)):
-                unit = stream.time_base
-                end -= float((stream.start_time or 0) * unit)
-                if stream.duration is not None:
-                    promised = float(stream.duration * unit)
-                elif container.duration is not None:
-                    promised = container.duration / av.time_base
-    except (av.error.FFmpegError, ValueError) as error:
-        raise _Unreadable(getattr(error, "strerror", None) or str(error)) from error
-    if promised > max(seconds, end) + SLACK:
+            seconds = len(samples) / rate
+            end -= float((stream.start_time or 0) * stream.time_base)
+            promised = container.duration / av.time_base if container.duration else 0.0
+            if stream.duration is not None:
+                promised = float(stream.duration * stream.time_base)
+    except av.error.FFmpegError as error:
+        hint = "; was it cut off? Its index may be at its end" if demuxer == "mov" else ""
+        raise _Unreadable(f"{error.strerror}{hint}") from error
+    if demuxer == "mp3" and (found := re.search(_XING, head, re.DOTALL)):
+        with_padding = int.from_bytes(found[1], "big") * (1152 if rate >= 32000 else 576) / rate
+        if not 0 <= with_padding - promised <= 3 * 1152 / rate:  # FFmpeg has guessed nevertheless
+            promised = 0.0
+    elif demuxer not in TIMED:
+        promised = 0.0
+    if demuxer == "caf":
+        size, present = _data_of_caf(file)
+        promised = seconds * size / max(1, present)
+    if promised > max(seconds, end) + (SLACK if demuxer != "caf" else 0):
         warnings = _missing(seconds, promised)
     elif sum(lost) > SLACK and demuxer in TIMED:  # elsewhere tags between the frames are taken for damage
         warnings = (f"{sum(lost):.2f} s of {seconds + sum(lost):.2f} s are missing: the file is damaged",)
     return Recording(samples.take(), rate, warnings)
+
+
+_XING = rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"  # an MP3's number of frames
 
 
 def _refuse(url: str, flags: int, options: dict) -> Any:

@@ -28,6 +28,7 @@ class Samples:
     """Blocks of float32 (samples, channels) put together, whatever length they come to in the end."""
 
     def __init__(self, channels: int) -> None:
+        self.channels = channels
         self._x = np.empty((0, channels), np.float32)
         self._length = 0
 
