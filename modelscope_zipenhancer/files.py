@@ -81,7 +81,11 @@ def _is_running(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    try:  # Linux: one that has ended and whose parent hasn't asked for its exit code holds its number
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return True
 
 
 def check_folder(path: str | os.PathLike) -> str:

@@ -1,14 +1,24 @@
 """Files that are whole or not there, and the one walk over the recordings in folders."""
 
+import contextlib
 import errno
 import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from modelscope_zipenhancer.audio.write import FORMATS
 from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError, OutputError
-from modelscope_zipenhancer.files import RECORDING_SUFFIXES, check_folder, recordings, replacing
+from modelscope_zipenhancer.files import (
+    RECORDING_SUFFIXES,
+    check_folder,
+    recordings,
+    remove_leftovers,
+    replacing,
+)
 
 
 def touch(*paths) -> None:
@@ -85,6 +95,26 @@ def test_what_goes_wrong_while_writing_is_an_output_error_that_names_the_output(
         with pytest.raises(type(error), match="^mine$"), replacing(path):
             raise error
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_what_ended_processes_left_of_an_output_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.communicate()
+    zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    zombie.stdout.read()
+    time.sleep(0.2)  # it has closed its output, and ends
+    long = "a" * 230 + ".wav"
+    names = [f"x.wav.{ended.pid}-1.part", f"x.wav.{os.getpid()}-1.part", f"y.wav.{ended.pid}-1.part", "x.wav"]
+    touch(*(tmp_path / name for name in names))
+    if sys.platform == "linux":
+        touch(tmp_path / f"x.wav.{zombie.pid}-1.part")
+    with contextlib.suppress(KeyboardInterrupt), replacing(tmp_path / long) as temporary:
+        left = temporary.replace(str(os.getpid()), str(ended.pid))
+        touch(Path(left))
+        raise KeyboardInterrupt
+    remove_leftovers([str(tmp_path / "x.wav"), str(tmp_path / long), str(tmp_path / "no" / "z.wav")])
+    zombie.wait()
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
 
 
 def test_an_output_whose_folder_is_missing_or_that_is_a_folder_is_refused(tmp_path):
