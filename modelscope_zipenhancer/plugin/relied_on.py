@@ -155,8 +155,8 @@ RELIED_ON = (
         "a device without memory for the model: the first call keeps a lock, the second waits ten minutes",
     ),
     ReliedOn(
-        "modelscope.pipelines.base:Pipeline._process_batch",
-        "batch_size=: forward gets a list for each entry, and its lists are taken apart, an item each",
+        "modelscope.pipelines.base:Pipeline.__call__",
+        "with batch_size= forward gets a list for each entry, and its lists are taken apart, an item each",
         "batch_size= in a call is an error",
     ),
     ReliedOn(

@@ -467,7 +467,7 @@ def _(tools):
     assert placed == ["cpu"], "the first call places the model again"
 
 
-@contract("modelscope.pipelines.base:Pipeline._process_batch")
+@contract("modelscope.pipelines.base:Pipeline.__call__")
 def _(tools):
     ans = a_pipeline(
         tools,
