@@ -33,6 +33,7 @@ from .convolution import (
     SubPixelConv,
     convolve,
     find,
+    layers_of,
     normalize,
 )
 from .fold import converted
@@ -105,7 +106,7 @@ class CpuNetwork:
     def _call(
         self, workspace: Workspace, pool: SlicePool, noisy_mag: Tensor, noisy_pha: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mag, real, imag = torch.empty(3, *noisy_mag.shape, dtype=torch.float32, device="cpu")
+        mag, real, imag = (torch.empty(noisy_mag.shape, dtype=torch.float32, device="cpu") for _ in range(3))
         with torch.inference_mode():
             for i in range(len(noisy_mag)):
                 x = torch.stack([noisy_mag[i].t(), noisy_pha[i].t()], dim=-1).float()
@@ -172,9 +173,8 @@ def _reader(x: Tensor) -> Reader:
 
 def dense_block(block: zipenhancer.DenseBlock, dtype: torch.dtype) -> DenseBlock | WinogradBlock:
     """In the form that is faster for its size; half precision is too coarse for Winograd's sums."""
-    form = DenseBlock(block, dtype)
-    wide = form.planes(1, 1)[0][-1] >= CHANNELS
-    return WinogradBlock(block) if wide and dtype == torch.float32 else form
+    wide = find(layers_of(block)[0], nn.Conv2d).out_channels >= CHANNELS
+    return WinogradBlock(block) if wide and dtype == torch.float32 else DenseBlock(block, dtype)
 
 
 class Encoder:
