@@ -21,6 +21,8 @@ from .samples import Recording, Samples, check_finite, check_level, to_float32
 
 logger = logging.getLogger(__name__)
 
+LONGEST_PATH = 4096  # letters
+
 
 def read(
     source: Any, sample_rate: int | None = None, *, strict: bool = False, policy: Policy | None = None
@@ -74,6 +76,8 @@ def load(
         if not policy.local_files:
             raise AudioError(f"{name} is a path, which isn't allowed here: give a URL, bytes or base64")
         path = os.fspath(source)
+        if len(path) > LONGEST_PATH:
+            raise AudioError(f"{name} is no path, and no base64 of audio that is known")
         if os.path.isdir(path):
             raise AudioNotFoundError(f"{name} is a folder, an audio file was expected")
         try:
@@ -102,13 +106,20 @@ def name_of(source: Any) -> str:
             return shortened(source.strip())
         if source.lstrip()[:5].lower() == "data:":
             return "the data URL"
-        return "the base64 text" if _is_base64(source) else shortened(repr(str(source)))
+        if _is_base64(source):
+            return "the base64 text"
+        return (
+            shortened(repr(str(source)))
+            if len(source) <= LONGEST_PATH
+            else f"a text of {len(source)} letters"
+        )
     if isinstance(source, os.PathLike):
         return shortened(repr(os.fspath(source)))
     if hasattr(source, "shape"):
         return f"the {type(source).__name__} of shape {tuple(source.shape)}"
     if hasattr(source, "read"):
-        return shortened(repr(getattr(source, "name", "the open file")))
+        name = getattr(source, "name", None)
+        return shortened(repr(name)) if isinstance(name, (str, int)) else f"the open {type(source).__name__}"
     return type(source).__name__
 
 

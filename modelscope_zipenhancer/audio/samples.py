@@ -60,7 +60,7 @@ def to_float32(x: np.ndarray, name: str) -> np.ndarray:
         return x.astype(np.float32, copy=False)
     if x.dtype == np.uint8:
         return (x.astype(np.float32) - np.float32(128)) * np.float32(1 / 128)
-    if x.dtype in (np.int8, np.int16, np.int32):
+    if x.dtype.newbyteorder("=") in (np.int8, np.int16, np.int32):
         scale = np.float32(-1.0 / np.iinfo(x.dtype).min)  # a power of two: exact
         return np.multiply(x, scale, dtype=np.float32, casting="unsafe")
     seen = f"{name} holds {x.dtype}"
@@ -75,7 +75,7 @@ def check_level(x: np.ndarray, name: str) -> None:
 
     What 24 bits or float32 left of a very quiet recording has other values: zeros in its last bits.
     """
-    if x.dtype != np.int32 or x.size == 0:
+    if x.dtype.newbyteorder("=") != np.int32 or x.size == 0:
         return
     low, high = int(x.min()), int(x.max())
     if -32768 <= low <= high <= 32767 and low < high and np.any(x & 0xFF):

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -32,9 +33,10 @@ BITS = {".wav": ("16", "24", "32f"), ".flac": ("16", "24")}
 BITS[".aiff"] = BITS[".aif"] = BITS[".wav"]
 BITRATES = (".mp3", ".opus", ".ogg")  # where kbit/s can be chosen
 # The rates that a codec has, in Hz: others are resampled to the next
-RATES = {
+RATES: dict[str, Sequence[int]] = {
     ".opus": (8000, 12000, 16000, 24000, 48000),
     ".mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    ".ogg": range(1, 192_001),  # beyond 200000 libsndfile 1.2.2 crashes
 }
 VORBIS_TRIAL = 20  # seconds of which the quality is found that gives a bit rate
 
@@ -148,6 +150,8 @@ def encode(
 
 def _rate(suffix: str, sample_rate: int) -> int:
     rates = RATES.get(suffix, (sample_rate,))
+    if sample_rate in rates:
+        return sample_rate
     return next((rate for rate in rates if rate >= sample_rate), rates[-1])
 
 
@@ -203,6 +207,8 @@ def _encode(
                 " (bits='32f' keeps them)" if "32f" in BITS.get(suffix, ()) else "",
             )
         x = to_pcm(x, 24 if subtype == "PCM_24" else 16)
+    if suffix == ".mp3":  # of int16 in stereo libsndfile 1.2.2 makes noise
+        x = to_float32(x, name)
     options: dict[str, Any] = {}
     if bitrate is not None:
         options = _quality(suffix, x, rate, bitrate)
