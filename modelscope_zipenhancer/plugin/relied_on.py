@@ -2,6 +2,7 @@
 
 Each row is held by a test of the same name (tests/plugin/test_modelscope_contract.py), which fails when
 a release of ModelScope has dropped the name or changed what it means; then look at `used` and `without`.
+Held by 1.20.1, 1.23.0, 1.31.0, 1.37.0 and 1.40.2.
 """
 
 from typing import NamedTuple
