@@ -4,10 +4,11 @@ A job is done when its output is there: files appear whole, so work that was cut
 SIGKILL, is resumed with the jobs whose outputs are missing.
 """
 
+import functools
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -79,8 +80,9 @@ def names_several(inputs: list[str]) -> bool:
 
 def refuse_inputs_as_outputs(jobs: Iterable[Job]) -> None:
     """OutputError if a job would write over a recording of this run."""
-    sources = {_identity(job.source) for job in jobs} - {None}
-    over = [job.output for job in jobs if _identity(job.output) in sources]
+    real = _real_paths()
+    sources = {real(job.source) for job in jobs}
+    over = [job.output for job in jobs if real(job.output) in sources]
     if over:
         more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
         raise OutputError(
@@ -90,19 +92,29 @@ def refuse_inputs_as_outputs(jobs: Iterable[Job]) -> None:
 
 def split_done(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
     """The jobs that are to be done, and those whose output is there."""
+    entries = functools.cache(_entries)
     todo, done = [], []
     for job in jobs:
-        (done if os.path.exists(job.output) else todo).append(job)
+        folder, name = os.path.split(job.output)
+        is_link = entries(folder).get(name)
+        there = os.path.exists(job.output) if is_link else is_link is not None
+        (done if there else todo).append(job)
     return todo, done
 
 
 def _distinct(claims: list[Claim]) -> Iterator[Job]:
     """Jobs of which each recording has one output, and each output one recording."""
-    keys = [os.path.normcase(os.path.abspath(claim.output)) for claim in claims]
+    absolute = functools.cache(os.path.abspath)
+
+    def key_of(output: str) -> tuple[str, str]:
+        folder, name = os.path.split(output)
+        return absolute(folder), os.path.normcase(name)
+
+    keys = [key_of(claim.output) for claim in claims]
     holders = {}  # {key: the claim that gets the output}
     for key, claim in zip(keys, claims):
-        plain = claim.suffix == os.path.splitext(claim.output)[1]
-        if key not in holders or plain and holders[key].suffix != claim.suffix:
+        holder = holders.setdefault(key, claim)
+        if holder.suffix != claim.suffix == os.path.splitext(claim.output)[1]:
             holders[key] = claim
     for key, claim in zip(keys, claims):
         holder = holders[key]
@@ -111,7 +123,7 @@ def _distinct(claims: list[Claim]) -> Iterator[Job]:
         elif real_path(holder.source) != real_path(claim.source):
             stem, suffix = os.path.splitext(claim.output)
             own = f"{stem}_{claim.suffix[1:]}{suffix}"
-            other = holders.setdefault(os.path.normcase(os.path.abspath(own)), claim)
+            other = holders.setdefault(key_of(own), claim)
             if claim.suffix == holder.suffix or other is not claim:
                 raise OptionError(
                     f"{holder.source!r} and {claim.source!r} would both become {claim.output!r}: enhance "
@@ -126,8 +138,9 @@ def _expand(item: str, output: str | None) -> Iterator[Found]:
         yield Found(item, os.path.basename(unquote(urlsplit(item).path)) or "download", "")
     elif os.path.isdir(item):
         folder = os.path.basename(os.path.abspath(item)) or "root"
+        above = len(os.path.join(item, ""))
         found = [
-            Found(path, os.path.relpath(path, item), folder)
+            Found(path, path[above:], folder)
             for path in recordings(item, skip=output or f"{folder}_enhanced")
         ]
         if not found:
@@ -147,10 +160,23 @@ def _is_pattern(item: str) -> bool:
     return glob.has_magic(item) and not os.path.exists(item) and "://" not in item
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    """What two names of one file share; None of a file that isn't there, and of a URL."""
+def _real_paths() -> Callable[[str], tuple[str, str]]:
+    """A function that gives (folder, name) without links of a path; looks into each folder once."""
+    real_folder, entries = functools.cache(real_path), functools.cache(_entries)
+
+    def real(path: str) -> tuple[str, str]:
+        folder, name = os.path.split(path)
+        if entries(folder).get(name):  # a link
+            folder, name = os.path.split(os.path.realpath(path))
+        return real_folder(folder), os.path.normcase(name)
+
+    return real
+
+
+def _entries(folder: str) -> dict[str, bool]:
+    """{name: whether it is a link} of what is in a folder; empty where there is none, as of a URL."""
     try:
-        found = os.stat(path)
+        with os.scandir(folder or ".") as entries:
+            return {entry.name: entry.is_symlink() for entry in entries}
     except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return {}
