@@ -179,7 +179,7 @@ def _problem(container: str, subtype: str, sample_rate: int, channels: int) -> s
 
 
 def _encode(
-    file: str | BinaryIO,
+    file: str | bytes | BinaryIO,
     name: str,
     suffix: str,
     x: np.ndarray,
@@ -212,6 +212,8 @@ def _encode(
     options: dict[str, Any] = {}
     if bitrate is not None:
         options = _quality(suffix, x, rate, bitrate)
+    if isinstance(file, str) and os.name != "nt":
+        file = os.fsencode(file)  # soundfile refuses a name that isn't text in UTF-8
     soundfile.write(file, x, rate, format=container, subtype=subtype, **options)
 
 

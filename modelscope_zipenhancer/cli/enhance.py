@@ -38,6 +38,8 @@ def add_arguments(parser) -> None:
     add = sound.add_argument
     add("--format", choices=("wav", "flac", "ogg", "opus", "mp3", "aiff"), help="by default as the input's")
     add("--sample-rate", type=int, metavar="HZ", help="of the outputs; by default the input's")
+    add("--bits", choices=("16", "24", "32f"), help="of the samples of wav, flac and aiff; by default 16")
+    add("--bitrate", type=float, metavar="KBPS", help="of mp3, opus and ogg; by default the codec's own")
     add("--mono", action="store_true", help="mix the channels; by default each is enhanced by itself")
     add(
         "--strength", type=float, metavar="DB", help="turn noise down by DB at most; by default without limit"
@@ -68,6 +70,7 @@ def add_arguments(parser) -> None:
         help="recordings at a time: on a CPU each in a process (1), on a GPU in common batches (8)",
     )
     add("--resume", action="store_true", help="leave out the recordings whose output is there")
+    add("--strict", action="store_true", help="refuse recordings that are cut off, instead of a warning")
     add("--overwrite", action="store_true", help="allow outputs that are inputs")
     add("--dry-run", action="store_true", help="say what would be done, and do nothing")
     add("--plot", metavar="FILE.png", help="draw waveform and spectrogram before and after, of one recording")
@@ -135,12 +138,15 @@ def run(args) -> int:
 
 
 def options(args) -> dict:
-    """Those of Enhancer's calls."""
+    """Those of Enhancer.enhance_file."""
     return {
         "output_rate": args.sample_rate,
         "mono": args.mono,
         "strength": args.strength,
         "bandwidth": args.bandwidth,
+        "bits": args.bits,
+        "bitrate": args.bitrate,
+        "strict": args.strict,
     }
 
 
@@ -151,7 +157,7 @@ def check_place(args, output: str, single: bool) -> None:
     if not single or args.output and args.output.endswith(("/", os.sep)):
         make_folder(args.output or os.path.dirname(output))
     else:
-        check_output(output)
+        check_output(output, args.sample_rate, bits=args.bits, bitrate=args.bitrate)
 
 
 def enhanced(args, jobs: list):
@@ -199,6 +205,9 @@ def summarize(summary, model: str, single: bool) -> int:
         also = "".join(f", {counts[status]} {status}" for status in ("skipped", "failed") if counts[status])
         work = speed(summary.audio_seconds, summary.spent)
         say(f"{counts['done']} of {total} done{also}: {work} with model {model}")
+    for result in summary.results:
+        for warning in result.warnings:
+            complain(warning, 0)
     if len(failed) > 1 or (failed and not single):
         complain(f"{len(failed)} of {total} failed:", 1)
     for result in failed:

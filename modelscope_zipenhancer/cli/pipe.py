@@ -10,6 +10,7 @@ import numpy as np
 from ..audio.read import read
 from ..audio.samples import pcm16
 from ..audio.write import check_output, encode
+from ..corpus.processes import Warnings
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from .output import complain, say, speed
@@ -36,7 +37,7 @@ def run_pipe(args, options: dict) -> int:
             raise OptionError("--sample-rate, --format, --bandwidth: not for raw PCM, which is a stream")
         return enhance_raw(args)
     if output != "-":
-        output = check_output(output)
+        check_output(output, bits=args.bits, bitrate=args.bitrate)
         if args.format and os.path.splitext(output)[1].lower() != f".{args.format}":
             raise OptionError(f"-o {output!r} and --format {args.format} disagree: leave one out")
     enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
@@ -45,15 +46,25 @@ def run_pipe(args, options: dict) -> int:
         if args.rate is not None:
             source = np.frombuffer(source[: len(source) // 2 * 2], "<i2")
     started = time.perf_counter()
-    x, rate = read(source, args.rate)
+    with Warnings() as warnings:
+        if output == "-":
+            seconds = enhance_to_stdout(enhancer, source, args, options)
+        else:
+            seconds = enhancer.enhance_file(source, output, args.rate, **options)
+    for warning in warnings.said:
+        complain(warning, 0)
+    return _say(output, seconds, time.perf_counter() - started, args.model)
+
+
+def enhance_to_stdout(enhancer: Enhancer, source, args, options: dict) -> float:
+    """What Enhancer.enhance_file does, to stdout; returns the seconds."""
+    written = {name: options.pop(name) for name in ("bits", "bitrate")}
+    x, rate = read(source, args.rate, strict=options.pop("strict"))
     y = enhancer.enhance(x, rate, **options)
     rate = args.sample_rate or rate
-    if output == "-":
-        sys.stdout.buffer.write(encode(y, rate, f".{args.format or 'wav'}"))
-        sys.stdout.buffer.flush()
-    else:
-        enhancer.save(output, y, rate)
-    return _say(output, len(y) / rate, time.perf_counter() - started, args.model)
+    sys.stdout.buffer.write(encode(y, rate, f".{args.format or 'wav'}", **written))
+    sys.stdout.buffer.flush()
+    return len(y) / rate
 
 
 def enhance_raw(args) -> int:

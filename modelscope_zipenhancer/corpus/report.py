@@ -18,6 +18,7 @@ class Result:
     seconds: float = 0.0  # of audio
     spent: float = 0.0  # seconds of work
     error: str = ""
+    warnings: tuple[str, ...] = ()  # a part of it is missing, samples were clipped
 
 
 @dataclass

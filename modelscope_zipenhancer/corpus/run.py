@@ -33,7 +33,7 @@ def run(
 
     Args:
         load: the arguments of Enhancer.from_pretrained.
-        options: those of Enhancer's calls.
+        options: those of Enhancer.enhance_file.
         workers: how many recordings at a time: on a backend that wants batches in threads, whose chunks
             share them (8 unless told), else each in a process with its share of the cores (1).
         where: 'local', on this machine.

@@ -137,25 +137,51 @@ class Enhancer:
             return (self(source, sample_rate, **options) for source in sources)
         return ahead(lambda source: self(source, sample_rate, **options), sources, self.recordings_at_once)
 
-    def enhance_file(self, source: Any, path: Any, **options: Any) -> float:
+    def enhance_file(
+        self,
+        source: Any,
+        path: Any,
+        sample_rate: int | None = None,
+        *,
+        strict: bool = False,
+        bits: int | str | None = None,
+        bitrate: float | None = None,
+        **options: Any,
+    ) -> float:
         """Enhance what `audio.read` reads into a file, at the right rate; returns its seconds.
 
-        Raises OutputError before the work if the path can't be written, else as a call does.
+        Args:
+            source, sample_rate, options: as of a call.
+            path: its suffix names the format.
+            strict: refuse a recording of which a part is missing, instead of a warning in the log.
+            bits, bitrate: as `audio.write` has them.
+
+        Raises:
+            OutputError before the work if the path can't be written, else as a call does.
         """
-        check_output(path)
-        x, rate = read(source)
+        check_output(path, bits=bits, bitrate=bitrate)
+        x, rate = read(source, sample_rate, strict=strict)
+        target = int(options.get("output_rate") or rate)
+        check_output(path, target, 1 if options.get("mono") else x.shape[1], bits, bitrate)
         y = self.enhance(x, rate, **options)
-        rate = int(options.get("output_rate") or rate)
-        self.save(path, y, rate)
-        return len(y) / rate
+        self.save(path, y, target, bits=bits, bitrate=bitrate)
+        return len(y) / target
 
-    def save(self, path: Any, waveform: np.ndarray, sample_rate: int) -> None:
-        """Write 16-bit audio, (samples,) or (samples, channels); the suffix names the format.
+    def save(
+        self,
+        path: Any,
+        waveform: np.ndarray,
+        sample_rate: int,
+        *,
+        bits: int | str | None = None,
+        bitrate: float | None = None,
+    ) -> None:
+        """Write audio, (samples,) or (samples, channels), in 16 bits unless told; the suffix is the format.
 
-        An array doesn't know its rate, and a wrong one is slow motion: so it must be said. Raises
-        OutputError.
+        An array doesn't know its rate, and a wrong one is slow motion: so it must be said. bits, bitrate: as
+        `audio.write` has them. Raises OutputError or OptionError.
         """
-        write(path, waveform, check_rate(sample_rate))
+        write(path, waveform, check_rate(sample_rate), bits=bits, bitrate=bitrate)
 
     def stream(
         self,

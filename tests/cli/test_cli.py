@@ -193,8 +193,8 @@ def test_of_a_folder_of_200_with_10_broken_ones_190_are_written_and_10_are_named
         path = here / "in" / f"{i % 7}" / f"{i:03}.wav"
         write(path, 100 + i)
         if i % 20 == 3:
-            path.write_bytes([b"", b"RIFF garbage", path.read_bytes()[:44], b"x" * 500][i // 20 % 4])
-    assert enhance("in", "-o", "out", "--report", "report.json") == 1
+            path.write_bytes([b"", b"RIFF garbage", path.read_bytes()[:60], b"x" * 500][i // 20 % 4])
+    assert enhance("in", "-o", "out", "--strict", "--report", "report.json") == 1
     said = capsys.readouterr()
     broken = [f"in/{i % 7}/{i:03}.wav" for i in range(3, 200, 20)]
     assert said.out.startswith("190 of 200 done, 10 failed: ")
@@ -259,6 +259,75 @@ def test_on_a_terminal_a_bar_shows_seconds_and_rtf_and_what_is_left(here, identi
     assert enhance("in", "-o", "out") == 1
     said = capsys.readouterr().err
     assert "0/4 files" in said and "/6 s of audio" in said and "RTF" in said and "left" in said
+
+
+def test_the_bar_opens_a_header_when_its_recording_is_worked_on(here, identity, monkeypatch):
+    for i in range(5):
+        write(here / "in" / f"{i}.wav", 16_000)
+    opened, info = [], soundfile.info
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(soundfile, "info", lambda path: opened.append((path, len(tree(here)))) or info(path))
+    assert enhance("in", "-o", "out") == 0
+    # of the i-th when the outputs before it are written, and its own has been begun at most
+    assert [path for path, _ in opened] == [os.path.join("in", f"{i}.wav") for i in range(5)]
+    assert all(5 + i <= files <= 6 + i for i, (_, files) in enumerate(opened))
+
+
+def test_a_name_that_stdout_can_not_print_is_printed_with_escapes(here, identity, monkeypatch):
+    write(here / "in" / "录音.wav")
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="cp1252", write_through=True))
+    assert enhance("in/录音.wav", "-o", "录音.wav") == 0
+    assert enhance("in", "--dry-run") == 0
+    assert b"\\u5f55\\u97f3.wav: 0.1 s of audio enhanced" in printed.getvalue()
+    assert b"-> in_enhanced" in printed.getvalue()
+
+
+def test_of_two_recordings_of_one_name_both_are_enhanced_and_it_says_so(here, identity, capsys):
+    write(here / "in" / "talk.wav")
+    write(here / "in" / "talk.au", 800)
+    assert enhance("in", "-o", "out") == 0
+    assert tree(here / "out") == ["talk.wav", "talk_au.wav"]
+    assert [soundfile.info(here / "out" / name).frames for name in tree(here / "out")] == [1600, 800]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "it becomes 'out/talk_au.wav'" in said.replace(os.sep, "/")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_linked_folder_is_enhanced_too(here, identity):
+    write(here / "elsewhere" / "a.wav")
+    (here / "in").mkdir()
+    (here / "in" / "link").symlink_to(here / "elsewhere")
+    assert enhance("in", "-o", "out") == 0
+    assert tree(here / "out") == ["link/a.wav"]
+
+
+def test_a_cut_recording_is_enhanced_with_one_line_of_warning_or_refused(here, identity, stdin, capfd):
+    write(here / "cut.wav", 16_000)
+    os.truncate(here / "cut.wav", 20_000)
+    assert enhance("cut.wav", "-o", "out.wav", "--report", "r.json") == 0
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "are missing: the file was cut off" in said
+    (result,) = json.loads((here / "r.json").read_text())["results"]
+    assert len(result["warnings"]) == 1 and result["status"] == "done"
+    stdin((here / "cut.wav").read_bytes())
+    assert enhance("-", "-o", "piped.wav") == 0
+    assert capfd.readouterr().err.count("are missing") == 1
+    os.remove("out.wav")
+    assert enhance("cut.wav", "-o", "out.wav", "--strict") == 1
+    assert "cut off" in capfd.readouterr().err and not os.path.exists("out.wav")
+
+
+def test_bits_and_bit_rate_are_chosen_and_refused_before_the_work(here, identity, capsys):
+    write(here / "in.wav", 16_000)
+    assert enhance("in.wav", "-o", "out.wav", "--bits", "24") == 0
+    assert soundfile.info("out.wav").subtype == "PCM_24"
+    assert enhance("in.wav", "-o", "low.mp3", "--bitrate", 32) == 0
+    assert enhance("in.wav", "-o", "high.mp3", "--bitrate", 128) == 0
+    assert os.path.getsize("high.mp3") > 2 * os.path.getsize("low.mp3")
+    for refused in (["-o", "x.mp3", "--bits", "24"], ["-o", "x.wav", "--bitrate", "64"]):
+        assert enhance("in.wav", *refused, "--model", "nonesuch") == 2
+    assert not list(here.glob("x.*"))
 
 
 DRIVER = """
@@ -450,6 +519,19 @@ def test_help_fits_80_columns_and_documents_the_exit_codes(command, monkeypatch,
     said = capsys.readouterr().out
     assert stopped.value.code == 0 and max(map(len, said.splitlines())) <= 80
     assert command not in ([], ["enhance"]) or "130  interrupted" in said
+
+
+def test_only_the_command_that_is_asked_for_is_imported(run_python):
+    loaded = """if True:
+        import sys
+        from modelscope_zipenhancer import cli
+        cli.make_parser({})
+        names = {{name for name in sys.modules if name.startswith("modelscope_zipenhancer.cli.")}}
+        print(sorted(names), {{"numpy", "torch", "tqdm"}} & set(sys.modules))
+    """
+    assert run_python(loaded.format([])).strip() == "['modelscope_zipenhancer.cli.output'] set()"
+    assert "'modelscope_zipenhancer.cli.enhance'" in run_python(loaded.format(["enhance"]))
+    assert "set()" in run_python(loaded.format(["enhance"]))
 
 
 def test_evaluate_is_a_subcommand(capsys):

@@ -249,6 +249,14 @@ def test_pairs_have_the_same_path_whatever_the_suffix(tmp_path):
     assert found[0].clean.endswith("one.flac") and found[0].test.endswith("one.WAV")
 
 
+def test_whatever_is_enhanced_in_a_folder_is_evaluated_too(tmp_path):
+    for name in ("clean/a.wav", "noisy/a.m4a", "clean/.hidden.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found, failures = pairs.find_pairs(tmp_path / "clean", tmp_path / "noisy")
+    assert [os.path.basename(p.test) for p in found] == ["a.m4a"] and not failures
+
+
 def test_pairs_of_the_dns_challenge_have_the_same_fileid(tmp_path):
     for n in (1, 12):
         write(tmp_path / "clean" / f"clean_fileid_{n}.wav", CLEAN)
@@ -260,7 +268,7 @@ def test_pairs_of_the_dns_challenge_have_the_same_fileid(tmp_path):
     assert reports.Report(rows={p.name: {} for p in found}).by_snr() == {15.0: [p.name for p in found]}
 
 
-def test_a_missing_twin_is_refused_by_name_or_left_out_and_counted(folders):
+def test_an_unpaired_recording_is_refused_by_name_or_left_out_and_counted(folders):
     (folders / "clean" / "a.wav").unlink()
     write(folders / "clean" / "more.wav", CLEAN)
     with pytest.raises(AudioError, match=r"a\.wav"):
@@ -485,7 +493,7 @@ def test_the_command_enhances_with_a_model(folders, small_model_dir, capsys):
     assert f"{small_model_dir}: WB-PESQ" in out
 
 
-def test_the_command_scores_recordings_without_a_clean_twin(folders, capsys, monkeypatch):
+def test_the_command_scores_recordings_without_a_clean_reference(folders, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "dnsmos_session", lambda path: None)
     monkeypatch.setattr(evaluate, "dnsmos", lambda x, path: (3.0, 2.0, 1.5))
     assert cli_evaluate.run(parsed("--noisy", folders / "noisy", "--dnsmos", "some.onnx")) == 0
