@@ -1,6 +1,6 @@
 """ZipEnhancer speech denoising: a drop-in for ModelScope's pipeline, and a package of its own.
 
-Importing it makes ModelScope use it (activate.py) and loads nothing else: what else is named here
+Importing it makes ModelScope use it (plugin/) and loads nothing else: what else is named here
 is imported when it is first asked for.
 """
 
