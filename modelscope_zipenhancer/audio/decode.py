@@ -345,10 +345,6 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
         import av  # only for what libsndfile doesn't read
     except ImportError as error:
         raise AudioError(f"{name} is {kind}, which is read by PyAV: pip install av") from error
-    warnings: tuple[str, ...] = ()
-    if demuxer == "ogg" and not _ogg_links(file)[1]:
-        warnings = ("part of the audio may be missing: the file was cut off, or is damaged",)
-    file.seek(0)
     try:
         # The options and io_open: whatever a recording refers to, FFmpeg opens nothing else.
         with av.open(
@@ -376,31 +372,38 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
                 raise _Unreadable("without audio")
             if fifo.samples:
                 _append(samples, _array(fifo.read()), rate, name, max_duration)
-            seconds = len(samples) / rate
             end -= float((stream.start_time or 0) * stream.time_base)
-            promised = container.duration / av.time_base if container.duration else 0.0
+            duration = container.duration / av.time_base if container.duration else 0.0
             if stream.duration is not None:
-                promised = float(stream.duration * stream.time_base)
+                duration = float(stream.duration * stream.time_base)
     except av.error.FFmpegError as error:
         hint = "; was it cut off? Its index may be at its end" if demuxer == "mov" else ""
         raise _Unreadable(f"{error.strerror}{hint}") from error
-    if demuxer == "mp3" and (found := re.search(_XING, head, re.DOTALL)):
-        with_padding = int.from_bytes(found[1], "big") * (1152 if rate >= 32000 else 576) / rate
-        if not 0 <= with_padding - promised <= 3 * 1152 / rate:  # FFmpeg has guessed nevertheless
-            promised = 0.0
-    elif demuxer not in TIMED:
-        promised = 0.0
-    if demuxer == "caf":
-        size, present = _data_of_caf(file)
-        promised = seconds * size / max(1, present)
-    if promised > max(seconds, end) + (SLACK if demuxer != "caf" else 0):
-        warnings = _missing(seconds, promised)
-    elif sum(lost) > SLACK and demuxer in TIMED:  # elsewhere tags between the frames are taken for damage
+    seconds = len(samples) / rate
+    warnings: tuple[str, ...] = ()
+    if demuxer == "ogg" and not _ogg_links(file)[1]:
+        warnings = ("part of the audio may be missing: the file was cut off, or is damaged",)
+    elif demuxer == "caf":
+        promised, present = _data_of_caf(file)
+        warnings = _missing(seconds, seconds * promised / max(1, present))
+    elif demuxer == "mp3":
+        duration = _duration_of_mp3(head, rate)
+        warnings = _missing(seconds, duration) if duration > seconds + SLACK else ()
+    elif demuxer in TIMED and duration > max(seconds, end) + SLACK:
+        warnings = _missing(seconds, duration)
+    elif demuxer in TIMED and sum(lost) > SLACK:  # elsewhere tags between the frames are taken for damage
         warnings = (f"{sum(lost):.2f} s of {seconds + sum(lost):.2f} s are missing: the file is damaged",)
     return Recording(samples.take(), rate, warnings)
 
 
-_XING = rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"  # an MP3's number of frames
+def _duration_of_mp3(head: bytes, rate: int) -> float:
+    """Seconds that its first frame promises, if LAME or FFmpeg wrote one; else 0."""
+    found = re.search(rb"(?:Xing|Info)\0\0\0\x0f(.{4}).{129}(.{3})", head, re.DOTALL)
+    if not found:
+        return 0.0
+    frames, trimmed = int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")
+    trimmed = (trimmed >> 12) + (trimmed & 0xFFF) or 3 * 1152  # the encoder's delay and padding
+    return (frames * (1152 if rate >= 32000 else 576) - trimmed) / rate
 
 
 def _refuse(url: str, flags: int, options: dict) -> Any:
