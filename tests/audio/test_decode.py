@@ -454,3 +454,41 @@ def test_garbage_is_refused_or_read_but_never_raises_anything_else():
                 damaged[position] = rng.integers(256)
             with contextlib.suppress(AudioError):
                 load(bytes(damaged))
+
+
+# ---- beside the built-in -----------------------------------------------------------------------
+
+BUILT_IN = [
+    *[("WAV", s) for s in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "ULAW", "IMA_ADPCM", "GSM610")],
+    *[
+        (c, "PCM_16")
+        for c in ("AIFF", "AU", "CAF", "W64", "RF64", "FLAC", "VOC", "NIST", "PAF", "IRCAM", "AVR")
+    ],
+    *[("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("CAF", "ALAC_16")],
+]
+DAMAGES = {
+    "whole": lambda data: data,
+    "cut at 10 %": lambda data: data[: len(data) // 10],
+    "cut at 50 %": lambda data: data[: len(data) // 2],
+    "cut at 99 %": lambda data: data[: len(data) * 99 // 100],
+    "joined": lambda data: data + data,
+    "zeros behind": lambda data: data + bytes(1000),
+    "a tag behind": lambda data: data + b"TAG" + bytes(125),
+    "wrong in the middle": lambda data: data[: len(data) // 2] + b"\xa5" * 50 + data[len(data) // 2 + 50 :],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("container, subtype", BUILT_IN)
+def test_nothing_is_refused_or_shortened_that_the_built_in_enhances(container, subtype, damage):
+    """It reads by soundfile.read: ours has as much or more, or the built-in has nothing."""
+    rate = 8000 if subtype == "GSM610" else 16000
+    data = DAMAGES[damage](by_soundfile(container, subtype, speech(rate, 1, 3), rate))
+    try:
+        x, its_rate = soundfile.read(io.BytesIO(data))
+    except (RuntimeError, ValueError):
+        x, its_rate = np.zeros(0), rate
+    if len(x) == 0:
+        return
+    ours = load(data)
+    assert len(ours.samples) / ours.sample_rate >= len(x) / its_rate - 0.001
