@@ -222,3 +222,16 @@ def need(*packages: str) -> None:
     for name in packages:
         if importlib.util.find_spec(name) is None:
             raise MissingPackageError(f"{name} is needed: pip install 'modelscope_zipenhancer[eval]' {name}")
+
+
+# What is measured of a pair: {keys of report.PAIRED: function(reference, estimate, values so far)}
+PAIRWISE = {
+    ("pesq_wb",): lambda reference, estimate, _: pesq(reference, estimate),
+    ("pesq_nb",): lambda reference, estimate, _: pesq(reference, estimate, "nb"),
+    ("stoi",): lambda reference, estimate, _: stoi(reference, estimate),
+    ("si_sdr",): lambda reference, estimate, _: si_sdr(reference, estimate),
+    ("ssnr",): lambda reference, estimate, _: segmental_snr(reference, estimate),
+    ("csig", "cbak", "covl"): lambda reference, estimate, values: composite(
+        reference, estimate, values.get("pesq_wb")
+    ),
+}

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import AudioError, AudioNotFoundError, OptionError, ZipEnhancerError
 from ..workers import in_processes
 from .dnsmos import dnsmos, dnsmos_session
-from .measures import MetricError, composite, need, pesq, segmental_snr, si_sdr, stoi
+from .measures import PAIRWISE, MetricError, need
 from .pairs import Failure, Pair, load_signals, note_failure
 from .report import DNSMOS, Report
 from .spectrogram import save_spectrograms
@@ -130,13 +130,8 @@ def _measure(task: Task) -> Measured:
             found.failures.extend(Failure(pair.name, key, str(error)) for key in keys)
 
     if pair.clean:
-        both = signals["clean"], estimate
-        attempt(["pesq_wb"], pesq, *both)
-        attempt(["pesq_nb"], pesq, *both, "nb")
-        attempt(["stoi"], stoi, *both)
-        attempt(["si_sdr"], si_sdr, *both)
-        attempt(["ssnr"], segmental_snr, *both)
-        attempt(["csig", "cbak", "covl"], composite, *both, found.values.get("pesq_wb"))
+        for keys, measure in PAIRWISE.items():
+            attempt(keys, measure, signals["clean"], estimate, found.values)
     if task.dnsmos_path:
         attempt(DNSMOS, dnsmos, estimate, task.dnsmos_path)
     if task.pictures:
