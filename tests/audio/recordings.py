@@ -27,11 +27,12 @@ def by_soundfile(container: str, subtype: str, x: np.ndarray, rate: int) -> byte
 def by_av(
     container: str, codec: str, x: np.ndarray, rate: int, bit_rate: int | None = None, **options
 ) -> bytes:
-    """options: FFmpeg's, of the container and the codec."""
+    """options: FFmpeg's, of the container; `flags` and `global_quality` are the codec's."""
     file = io.BytesIO()
     options = {name: str(value) for name, value in options.items()}
+    of_codec = {name: options.pop(name) for name in ("flags", "global_quality") if name in options}
     with av.open(file, "w", format=container, options=options) as out:
-        stream = out.add_stream(codec, rate=rate, options=options)
+        stream = out.add_stream(codec, rate=rate, options=of_codec)
         stream.layout = LAYOUTS[x.shape[1]]
         stream.bit_rate = bit_rate or 64_000 * x.shape[1]
         stream.format = stream.codec_context.codec.audio_formats[0]
