@@ -22,7 +22,6 @@ from .offset import WithoutOffset
 from .streaming import Stream
 
 BANDWIDTHS = ("low", "full")
-GAINS = ("chunk", "recording")
 AT_ONCE = 8  # recordings at a time on a device that wants batches: enough of clips of 30 s to fill one
 
 
@@ -117,8 +116,7 @@ class Enhancer:
                     progress(before * samples + done, channels * samples)
 
             noisy = resample(x[:, i], rate, self.sample_rate)
-            one = overlap_add.unit_rms_gain(noisy) if gain == "recording" else None
-            clean = overlap_add.enhance(backend, noisy, gain=one, progress=report)
+            clean = overlap_add.enhance(backend, noisy, gain=gain, progress=report)
             clean_rate = self.sample_rate
             if bandwidth == "full" and min(rate, target) > self.sample_rate:
                 clean, clean_rate = with_high_band(x[:, i], rate, noisy, clean), rate
@@ -212,5 +210,5 @@ def check_options(
     check_strength(strength)
     if bandwidth not in BANDWIDTHS:
         raise OptionError(f"bandwidth={bandwidth!r}: {' or '.join(map(repr, BANDWIDTHS))}")
-    if gain not in GAINS:
-        raise OptionError(f"gain={gain!r}: {' or '.join(map(repr, GAINS))}")
+    if gain not in overlap_add.GAINS:
+        raise OptionError(f"gain={gain!r}: {' or '.join(map(repr, overlap_add.GAINS))}")

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..audio.samples import BLOCK
 from ..errors import StreamError
 from ..runtime.backend import Backend, preferred_batch_size
 from .grid import MINIMUM, ONE_PASS, Grid
+
+GAINS = ("chunk", "recording")
 
 
 class StreamingSession:
@@ -86,7 +89,7 @@ def enhance(
     backend: Backend,
     x: np.ndarray,
     grid: Grid = Grid(),
-    gain: float | None = None,
+    gain: str = "chunk",
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Enhance a whole recording.
@@ -95,7 +98,8 @@ def enhance(
         backend: what enhances chunks of it.
         x: float32 (samples,) at 16 kHz.
         grid: how it is cut beyond 6 s; up to there it is one chunk.
-        gain: as StreamingSession has it.
+        gain: beyond 6 s, 'chunk': each chunk is brought to unit RMS by itself; 'recording': all by the
+            recording's factor.
         progress: called as progress(samples done, samples) after each chunk, or batch of them.
 
     Returns:
@@ -112,20 +116,20 @@ def enhance(
     return out
 
 
-def pieces(
-    backend: Backend, x: np.ndarray, grid: Grid = Grid(), gain: float | None = None
-) -> Iterator[np.ndarray]:
+def pieces(backend: Backend, x: np.ndarray, grid: Grid = Grid(), gain: str = "chunk") -> Iterator[np.ndarray]:
     """What `enhance` returns, piece by piece: for recordings whose output should not be held twice."""
     x = np.asarray(x, np.float32)
     if len(x) <= ONE_PASS:
         padded = np.pad(x, (0, max(0, MINIMUM - len(x))))
         return iter([backend(padded[None])[0][: len(x)]])
-    return _chunks(StreamingSession(backend, grid, gain), x)
+    one = _unit_rms_gain(x) if gain == "recording" else None
+    return _chunks(StreamingSession(backend, grid, one), x)
 
 
-def unit_rms_gain(x: np.ndarray) -> float | None:
+def _unit_rms_gain(x: np.ndarray) -> float | None:
     """The factor that brings (samples,) to unit RMS; None of silence."""
-    energy = float(np.sum(np.square(x, dtype=np.float64)))
+    blocks = np.array_split(x, 1 + len(x) // BLOCK)  # an hour is never float64 as a whole
+    energy = float(sum(np.sum(np.square(block, dtype=np.float64)) for block in blocks))
     return (len(x) / energy) ** 0.5 if energy else None
 
 

@@ -23,6 +23,8 @@ from ..audio.resample import check_rate, resample
 from ..audio.samples import pcm16, to_mono
 from ..audio.write import check_output, write
 from ..enhance import overlap_add
+from ..enhance.offset import WithoutOffset
+from ..enhance.overlap_add import GAINS
 from ..errors import DeviceMemoryError, ModelTypeError, OptionError, OutputError
 from ..files import make_folder
 from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
@@ -35,7 +37,7 @@ from . import builtin_windows, register_classes
 from .level import audio_norm_factors, multiplied
 
 LEVELS = ("modelscope", "input")
-STITCHES = {"crossfade": overlap_add.pieces, "builtin": builtin_windows.pieces}
+STITCHES = ("crossfade", "builtin")
 
 
 class ZipEnhancerModel(TorchModel):
@@ -117,7 +119,24 @@ class ZipEnhancerModel(TorchModel):
             raise OutputError(f"the model can't be saved in {os.fspath(target_folder)!r}: {error}") from error
 
 
-class ZipEnhancerPipeline(Pipeline):
+class OneOutputEach(Pipeline):
+    """A pipeline that doesn't write several results over one another.
+
+    A class of its own: `modelscope server` takes a pipeline with a `__call__` in its body for something else.
+    """
+
+    def __call__(self, input: object, *args: Any, **kwargs: Any) -> Any:
+        """Enhance a recording, or each of a list or an MsDataset of them; OptionError as any call's."""
+        several = isinstance(input, list) and len(input) > 1 or type(input).__name__ == "MsDataset"
+        if several and kwargs.get("output_path") is not None:
+            raise OptionError(
+                f"output_path={kwargs['output_path']!r} names one file, and there are several recordings: "
+                "call the pipeline for each, or write each result's output_pcm"
+            )
+        return super().__call__(input, *args, **kwargs)
+
+
+class ZipEnhancerPipeline(OneOutputEach):
     """ModelScope's `acoustic-noise-suppression` pipeline for ZipEnhancer models.
 
         ans = pipeline(Tasks.acoustic_noise_suppression, model="damo/speech_zipenhancer_...")
@@ -131,6 +150,8 @@ class ZipEnhancerPipeline(Pipeline):
             it; or 'input', the recording's own level. Can also be given in a call.
         stitch: for more than 6 s: 'crossfade'; or 'builtin', the built-in's hard splices of 2 s windows,
             for comparison. Can also be given in a call.
+        gain: of cross-faded chunks: 'chunk', each by itself at the network's level; or 'recording', all
+            by one factor (docs/evaluation.md says when which). Can also be given in a call.
         precision, compile: see TorchBackend.
         kwargs: as ModelScope's Pipeline takes them; others are ignored.
 
@@ -150,6 +171,7 @@ class ZipEnhancerPipeline(Pipeline):
         model: str | TorchModel,
         level: str = "modelscope",
         stitch: str = "crossfade",
+        gain: str = "chunk",
         precision: str = "fp32",
         compile: bool = False,
         **kwargs: Any,
@@ -162,6 +184,7 @@ class ZipEnhancerPipeline(Pipeline):
         if not isinstance(self.model, ZipEnhancerModel):
             raise ModelTypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
         self.level, self.stitch = _known("level", level, LEVELS), _known("stitch", stitch, STITCHES)
+        self.gain = _known("gain", gain, GAINS)
         self.backend = TorchBackend(self.model.model, precision, compile)
         self._auto_collate = False  # the backend sends chunks to the device, never the whole recording
         # On the device now: the first call would hold a lock for ever if there is no memory for it.
@@ -181,10 +204,14 @@ class ZipEnhancerPipeline(Pipeline):
                 raise OptionError(f"output_path={output_path!r}: a path was expected")
             check_output(output_path)  # now, not after minutes of work
         return (
-            {"sample_rate": _known_rate(parameters.get("sample_rate"))},
+            {
+                "sample_rate": _known_rate(parameters.get("sample_rate")),
+                "strict": bool(parameters.get("strict")),
+            },
             {
                 "level": _known("level", parameters.get("level") or self.level, LEVELS),
                 "stitch": _known("stitch", parameters.get("stitch") or self.stitch, STITCHES),
+                "gain": _known("gain", parameters.get("gain") or self.gain, GAINS),
             },
             {"output_path": output_path},
         )
@@ -192,38 +219,48 @@ class ZipEnhancerPipeline(Pipeline):
     def _check_input(self, input: object) -> None:
         """Let everything through to `audio.read`, which knows more kinds and says what is wrong."""
 
-    def preprocess(self, inputs: object, sample_rate: int = None) -> dict:
+    def preprocess(self, inputs: object, sample_rate: int = None, strict: bool = False) -> dict:
         """Read, mix down, resample and level.
 
         Args:
             inputs: what `audio.read` reads.
             sample_rate: that of an array, 16000 by default.
+            strict: refuse a recording of which a part is missing; by default a warning is logged.
 
         Returns:
             'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
         """
-        x, rate = read(inputs, sample_rate)
+        x, rate = read(inputs, sample_rate, strict=strict)
         x = resample(to_mono(x), rate, SAMPLE_RATE)
         factors = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB
         in_place = not hasattr(inputs, "shape") and x.dtype == np.float32
         return {"noisy": multiplied(x, factors, in_place), "scale": float(factors[0] * factors[1])}
 
-    def forward(self, inputs: dict, level: str = "modelscope", stitch: str = "crossfade") -> dict:
+    def forward(
+        self, inputs: dict, level: str = "modelscope", stitch: str = "crossfade", gain: str = "chunk"
+    ) -> dict:
         """Enhance what `preprocess` returned, into 'output_pcm': int16 mono at 16 kHz, as bytes.
 
         With `batch_size=` ModelScope makes a list of each entry, and takes the lists in the result apart.
         """
         noisy, scale = inputs["noisy"], inputs["scale"]
         if isinstance(noisy, list):
-            pcm = [self._enhanced(*item, level, stitch) for item in zip(noisy, scale)]
+            pcm = [self._enhanced(*item, level, stitch, gain) for item in zip(noisy, scale)]
         else:
-            pcm = self._enhanced(noisy, scale, level, stitch)
+            pcm = self._enhanced(noisy, scale, level, stitch, gain)
         return {OutputKeys.OUTPUT_PCM: pcm}
 
-    def _enhanced(self, noisy: np.ndarray, scale: float, level: str, stitch: str) -> bytes:
+    def _enhanced(self, noisy: np.ndarray, scale: float, level: str, stitch: str, gain: str) -> bytes:
         pcm = io.BytesIO()
-        for piece in STITCHES[stitch](self.backend, noisy):
+        # An offset is heard where ModelScope's own pipeline hears it.
+        backend = WithoutOffset(self.backend) if level == "input" else self.backend
+        pieces = (
+            builtin_windows.pieces(backend, noisy)
+            if stitch == "builtin"
+            else overlap_add.pieces(backend, noisy, gain=gain)
+        )
+        for piece in pieces:
             pcm.write(pcm16(piece / np.float32(scale) if level == "input" else piece))
         return pcm.getvalue()
 
