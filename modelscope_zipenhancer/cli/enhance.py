@@ -50,6 +50,12 @@ def add_arguments(parser) -> None:
         default="low",
         help="of inputs beyond 16 kHz: low drops what is above 8 kHz, full keeps it, with speech (low)",
     )
+    add(
+        "--gain",
+        choices=("chunk", "recording"),
+        default="chunk",
+        help="beyond 6 s: each chunk at the network's level by itself, or all by one factor (chunk)",
+    )
     model = parser.add_argument_group("the model")
     add = model.add_argument
     add("--model", default="tiny", help="tiny (bundled, the default), a model dir, or a hub id")
@@ -144,6 +150,7 @@ def options(args) -> dict:
         "mono": args.mono,
         "strength": args.strength,
         "bandwidth": args.bandwidth,
+        "gain": args.gain,
         "bits": args.bits,
         "bitrate": args.bitrate,
         "strict": args.strict,

@@ -24,6 +24,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--enhanced", metavar="DIR", action="append", default=[], help="may be repeated")
     parser.add_argument("--model", action="append", default=[], help="enhance the noisy; may be repeated")
     parser.add_argument("--device", help="of the models: cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--gain", choices=("chunk", "recording"), default="chunk", help="of the models, beyond 6 s (chunk)"
+    )
     parser.add_argument("--noise", metavar="DIR", help="make the noisy from --clean and these noises")
     parser.add_argument("--snr", type=float, nargs="+", default=[0, 5, 10, 15], help="in dB, of mixtures")
     parser.add_argument("--count", type=int, default=16, help="mixtures for each SNR (16)")
@@ -105,4 +108,4 @@ def _systems(args, stack: contextlib.ExitStack):
         from ..enhance.enhancer import Enhancer
 
         enhancer = Enhancer.from_pretrained(model, args.device)
-        yield model, *noisy, functools.partial(enhancer, output_rate=SAMPLE_RATE, mono=True)
+        yield model, *noisy, functools.partial(enhancer, output_rate=SAMPLE_RATE, mono=True, gain=args.gain)

@@ -15,7 +15,9 @@ from ..train.validate import Validation
 
 def add_arguments(parser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="tiny, s, m, or a JSON file (docs/training.md)")
-    parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run, resumed if there is one")
+    parser.add_argument(
+        "--out", metavar="RUN", required=True, help="folder of the run, resumed if there is one"
+    )
     parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], dest="settings")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a CUDA device if there is one")
 

@@ -145,3 +145,21 @@ def test_progress_ends_at_the_length_of_the_recording():
     enhance(identity, np.zeros(ONE_PASS * 2, np.float32), progress=lambda *a: seen.append(a))
     assert seen[-1] == (2 * ONE_PASS, 2 * ONE_PASS)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_one_gain_for_a_recording_is_that_of_all_of_it_and_counts_beyond_one_pass_only():
+    gains = []
+
+    def backend(waveform, gain=None):
+        gains.append(gain)
+        return waveform
+
+    x = np.random.default_rng(0).standard_normal(ONE_PASS + 100_000).astype(np.float32)
+    x[: len(x) // 2] *= 0.1
+    np.testing.assert_allclose(enhance(backend, x, gain="recording"), x, atol=1e-6)
+    expected = np.sqrt(len(x) / np.sum(np.square(x, dtype=np.float64)))
+    assert len(gains) > 1 and all(np.allclose(gain, expected) for gain in gains)
+    gains.clear()
+    enhance(backend, x), enhance(backend, x[:ONE_PASS], gain="recording")
+    enhance(backend, np.zeros_like(x), gain="recording")
+    assert set(gains) == {None}
