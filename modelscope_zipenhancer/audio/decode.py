@@ -44,9 +44,8 @@ LIBSNDFILE = ("wav", "w64", "aiff", "au", "caf", "flac", "ogg")
 # Their headers say how long the audio is; what others say is FFmpeg's guess from the bit rate.
 TIMED = ("wav", "w64", "aiff", "caf", "flac", "mov", "matroska", "asf", "avi", "flv", "wv", "tta")
 HEAD = 192  # bytes that CONTAINERS looks at
-UNKNOWN = (
-    0x7FFF0000  # a size of this or more in a WAV header, or 0: the writer couldn't go back to fill it in
-)
+UNKNOWN = 0x7FFF0000  # a data size of this or more in a WAV header, or 0, was never filled in
+JOINED = 1000  # files in one at most
 MP3_SEARCH = 1 << 16  # bytes in which the frames of an MP3 stream are searched for
 MP3_KBPS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG-1
@@ -80,10 +79,15 @@ def decode(file: Any, name: str, strict: bool = False, max_duration: float | Non
     """
     if file.tell():  # FFmpeg counts from a file's start
         file = io.BytesIO(file.read())
-    demuxer, head = _identify(file)
+    demuxer, head, begin = _identify(file)
     if not head:
         raise AudioError(f"{name} is empty")
+    if begin and demuxer not in ("mp3", "aac"):  # ID3 tags before what has none
+        file.seek(begin)
+        file = io.BytesIO(file.read())
     begins = _files_in(file, demuxer, head)
+    if len(begins) > JOINED:
+        raise AudioError(f"{name} is {len(begins)} files in one, {JOINED} are read at most")
     if len(begins) == 1:
         found = _decode_one(file, demuxer, head, name, max_duration)
     else:
@@ -97,12 +101,10 @@ def decode(file: Any, name: str, strict: bool = False, max_duration: float | Non
 def _decode_one(
     file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None
 ) -> Recording:
+    readers = [_by_libsndfile] if demuxer is None or demuxer in LIBSNDFILE else []
+    readers += [_by_pyav] if demuxer is not None else []
     best, problem = None, "without audio"
-    for read in (_by_libsndfile, _by_pyav):
-        if (demuxer or "wav") not in LIBSNDFILE and read is _by_libsndfile:
-            continue
-        if demuxer is None and read is _by_pyav:
-            continue
+    for read in readers:
         file.seek(0)
         try:
             found = read(file, demuxer, head, name, max_duration)
@@ -161,7 +163,7 @@ def _files_in(file: Any, demuxer: str | None, head: bytes) -> list[int]:
             text = before + block
             begins += [position - len(before) + found.start() for found in re.finditer(_FLAC_BEGIN, text)]
             position, before = position + len(block), text[-7:]
-        return sorted({0, *begins})
+        return sorted(set(begins))
     while demuxer in ("wav", "aiff"):
         size = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
         file.seek(begins[-1] + 8 + size + size % 2)
@@ -175,19 +177,19 @@ def _files_in(file: Any, demuxer: str | None, head: bytes) -> list[int]:
 _FLAC_BEGIN = rb"fLaC[\x00\x80]\0\0\x22"
 
 
-def _identify(file: Any) -> tuple[str | None, bytes]:
-    """What container_of says, and the bytes that it looked at; of what is behind ID3 tags, if there are."""
+def _identify(file: Any) -> tuple[str | None, bytes, int]:
+    """What container_of says, the bytes that it looked at, and where they begin: behind ID3 tags."""
     head = first = file.read(HEAD)
     while len(head) >= 10 and head[:3] == b"ID3":
         size = sum((head[6 + i] & 0x7F) << (7 * (3 - i)) for i in range(4))
         file.seek(10 + size - len(head), io.SEEK_CUR)
         head = file.read(HEAD)
-    demuxer = container_of(head)
+    demuxer, begin = container_of(head), file.tell() - len(head)
     if first[:3] == b"ID3":
-        return demuxer or "mp3", head or first
+        return demuxer or "mp3", head or first, begin
     if demuxer is None and _holds_mp3_frames(head + file.read(MP3_SEARCH)):
-        return "mp3", head
-    return demuxer, head
+        return "mp3", head, 0
+    return demuxer, head, 0
 
 
 def _holds_mp3_frames(data: bytes) -> bool:
@@ -232,10 +234,10 @@ def _append(samples: Samples, block: np.ndarray, rate: int, name: str, max_durat
 def _by_libsndfile(
     file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None
 ) -> Recording:
-    promised, present = 0, 0
+    promised, present, behind = 0, 0, 0
     if demuxer == "wav":
-        promised, present = _data_of_wav(file, name)
-    if demuxer == "caf":
+        promised, present, behind = _data_of_wav(file, name)
+    elif demuxer == "caf":
         promised, present = _data_of_caf(file)
     elif demuxer == "ogg" and not _ogg_links(file)[1]:
         raise _Unreadable("cut off or damaged")
@@ -247,14 +249,18 @@ def _by_libsndfile(
                 _append(samples, block, rate, name, max_duration)
             if demuxer == "flac" and len(samples) < sound.frames < 1 << 60:
                 raise _Unreadable("cut off")
-            if not promised and (said := re.findall(_SHORTER, sound.extra_info)):
-                sizes = re.findall(_SIZE, sound.extra_info)
-                promised = int(sizes[-1]) if sizes else int(said[-1][0])
+            said, sizes = (re.findall(pattern, sound.extra_info) for pattern in (_SHORTER, _SIZE))
+            if not promised and said and int(said[-1][0]) < UNKNOWN:
+                promised = int(sizes[-1] if sizes else said[-1][0])
                 present = promised - int(said[-1][0]) + int(said[-1][1])
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise _Unreadable(str(error).rpartition(": ")[2] or str(error)) from error
     seconds = len(samples) / rate
-    return Recording(samples.take(), rate, _missing(seconds, seconds * promised / max(1, present)))
+    warnings = _missing(seconds, seconds * promised / max(1, present))
+    if seconds * behind / max(1, promised) > 1:
+        more = seconds * behind / promised
+        warnings = (f"{more:.2f} s may be missing: the file goes on behind the length that its header names",)
+    return Recording(samples.take(), rate, warnings)
 
 
 # What libsndfile notes of a header that promises more bytes than there are, of AIFF, AU and W64
@@ -279,8 +285,8 @@ def _chunks(file: Any, position: int, layout: str = "<4sI") -> Iterator[tuple[by
         position += length + size + (size % 2 if layout[0] == "<" else 0)
 
 
-def _data_of_wav(file: Any, name: str) -> tuple[int, int]:
-    """Bytes of audio that a WAV header promises, and how many are there.
+def _data_of_wav(file: Any, name: str) -> tuple[int, int, int]:
+    """Bytes of audio that a WAV header promises, how many are there, and how many follow that are no chunk.
 
     Raises AudioError if there are none, _Unreadable where libsndfile would find none.
     """
@@ -300,7 +306,10 @@ def _data_of_wav(file: Any, name: str) -> tuple[int, int]:
     # UNKNOWN: the writer couldn't go back. The others: recorders that count some of their own header
     if UNKNOWN <= size <= 0xFFFFFFFF or size - present in (1, 8, 28, 36, 44, begin, begin - 8):
         size = present
-    return size, present
+    behind = max(0, present - size)
+    if behind and _are_chunks(file, begin + size + size % 2):
+        behind = 0
+    return size, present, behind
 
 
 def _are_chunks(file: Any, position: int) -> bool:
@@ -376,9 +385,11 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
             duration = container.duration / av.time_base if container.duration else 0.0
             if stream.duration is not None:
                 duration = float(stream.duration * stream.time_base)
-    except av.error.FFmpegError as error:
+    except AudioError:
+        raise
+    except (av.error.FFmpegError, PermissionError, ValueError) as error:
         hint = "; was it cut off? Its index may be at its end" if demuxer == "mov" else ""
-        raise _Unreadable(f"{error.strerror}{hint}") from error
+        raise _Unreadable(f"{getattr(error, 'strerror', None) or error}{hint}") from error
     seconds = len(samples) / rate
     warnings: tuple[str, ...] = ()
     if demuxer == "ogg" and not _ogg_links(file)[1]:

@@ -344,6 +344,55 @@ def test_the_chunks_behind_an_empty_data_chunk_are_no_sound():
             load(empty + behind + more)
 
 
+def test_a_data_size_that_is_far_too_small_is_read_as_the_built_in_does_with_a_warning():
+    data = by_soundfile("WAV", "PCM_16", speech(16000, 1, 5), 16000)  # a recorder that crashed
+    x, _, warnings = load(with_data_size(data, 32000))
+    assert len(x) == 16000 and warnings[0].startswith("4.00 s may be missing: the file goes on")
+    with pytest.raises(AudioError, match="may be missing"):
+        load(with_data_size(data, 32000), strict=True)
+    for harmless in (b"LIST" + struct.pack("<I", 4) + b"INFO", b"TAG" + bytes(125), bytes(999)):
+        assert load(data + harmless).warnings == ()
+
+
+@pytest.mark.parametrize("container", ["AU", "AIFF", "CAF", "W64"])
+def test_sizes_of_streams_in_other_containers_are_no_loss(container):
+    data = bytearray(by_soundfile(container, "PCM_16", speech(16000), 16000))
+    if container == "AU":
+        data[8:12] = b"\xff" * 4
+    elif container == "CAF":
+        begin = data.index(b"data") + 4
+        data[begin : begin + 8] = b"\xff" * 8
+    elif container == "AIFF":
+        data[4:8] = b"\x7f\xff\xff\xff"
+        begin = data.index(b"SSND") + 4
+        data[begin : begin + 4] = b"\x7f\xff\xff\xff"
+    else:
+        begin = data.index(b"data\xf3\xac") + 16
+        data[16:24] = data[begin : begin + 8] = b"\xff" * 8
+    x, _, warnings = load(bytes(data))
+    np.testing.assert_allclose(x, speech(16000), atol=1 / 32768)
+    assert warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "aac", "m4a", "ogg", "mp3"])
+def test_id3_tags_before_any_container_are_skipped(kind):
+    data = {
+        "wav": wav,
+        "flac": whole_flac,
+        "aac": lambda: by_av("adts", "aac", speech(44100), 44100),
+        "m4a": lambda: by_av("ipod", "aac", speech(44100), 44100),
+        "ogg": lambda: by_soundfile("OGG", "VORBIS", speech(44100), 44100),
+        "mp3": mp3,
+    }[kind]()
+    tag = b"ID3\4\0\0\0\0\1\x48" + bytes(200)
+    np.testing.assert_array_equal(load(tag + tag + data).samples, load(data).samples)
+
+
+def test_a_file_of_very_many_files_is_refused():
+    with pytest.raises(AudioError, match="2000 files in one"):
+        load(by_soundfile("WAV", "PCM_16", speech(8000, 1, 0.001), 8000) * 2000)
+
+
 # ---- who reads what ----------------------------------------------------------------------------
 
 
