@@ -96,8 +96,8 @@ class OnnxBackend:
             self._form = "card"
         else:
             raise CheckpointError(
-                f"{self.path} is no ZipEnhancer graph: its inputs are {axes}, expected waveform (N, samples), "
-                f"or noisy_mag and noisy_pha (N, {BINS}, T)"
+                f"{self.path} is no ZipEnhancer graph: its inputs are {axes}, expected waveform "
+                f"(N, samples), or noisy_mag and noisy_pha (N, {BINS}, T)"
             )
         return session
 
@@ -124,7 +124,9 @@ def load(
         CheckpointError: for a graph that is damaged, of another form, or older than the dir's weights.
     """
     if precision != "fp32":
-        raise OptionError(f"precision={precision!r}: a graph has its own, see `zipenhancer export --precision`")
+        raise OptionError(
+            f"precision={precision!r}: a graph has its own, see `zipenhancer export --precision`"
+        )
     if compile:
         raise OptionError("compile=True is for the backend 'torch'")
     if threads is not None and threads < 1:
@@ -175,7 +177,7 @@ def _providers(device: str) -> list:
     """What ONNX Runtime is to try for a device, the CPU last: for nodes that the others lack."""
     name, _, index = device.partition(":")
     if name not in PROVIDERS or index and not index.isdigit():
-        raise OptionError(f"device {device!r} is unknown to backend 'onnx', known are: {', '.join(PROVIDERS)}")
+        raise OptionError(f"device {device!r} isn't one of backend 'onnx', which has {', '.join(PROVIDERS)}")
     chosen: Any = (PROVIDERS[name], {"device_id": index}) if index else PROVIDERS[name]
     return [chosen] if name == "cpu" else [chosen, PROVIDERS["cpu"]]
 
@@ -195,20 +197,28 @@ def denoise(network: Callable, waveform: np.ndarray, gain: np.ndarray | None = N
     factor = np.sqrt(samples / np.where(silent, samples, energy)) if gain is None else gain[:, None]
     factor = np.where(silent, 1.0, factor)
     padded = np.pad(waveform * factor, ((0, 0), (0, max(0, N_FFT - samples))))
-    enhanced = synthesise(*network(*analyse(padded)), samples) / factor
+    magnitude, phase = network(*analyse(padded))
+    enhanced = synthesise(magnitude, phase, samples) / factor
     return np.where(silent, 0.0, enhanced).astype(np.float32)
 
 
 def analyse(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(B, samples), 400 or more, to compressed magnitude and phase, float32 (B, F, T)."""
+    """(B, samples), 400 or more, to compressed magnitude and phase, float32 (B, F, T).
+
+    A frame is taken as two parts, even and odd around its centre, which give the real and the imaginary
+    part. The first frame is even, by its reflected border: its imaginary part is 0, and where its real
+    part is negative, an FFT's rounding makes its phase pi or -pi by chance. Here it is pi in even bins and
+    -pi in odd ones, on every machine.
+    """
     padded = np.pad(waveform.astype(np.float64), ((0, 0), (N_FFT // 2, N_FFT // 2)), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT, axis=1)[:, ::HOP_LENGTH]
-    spectrum = np.fft.rfft(frames * _window()).transpose(0, 2, 1)
-    real, imaginary = spectrum.real + 1e-5, spectrum.imag.copy()
-    # 0 but for rounding, for the frame is symmetric: as onnx_graph.py has it
-    imaginary[:, :, 0] = 1e-12 * (-1.0) ** np.arange(BINS)
-    magnitude = (np.abs(spectrum) ** 2 + 1e-9) ** (COMPRESSION / 2)
-    return magnitude.astype(np.float32), np.arctan2(imaginary, real).astype(np.float32)
+    later, earlier = frames[..., N_FFT // 2 :], frames[..., N_FFT // 2 : 0 : -1].copy()
+    earlier[..., 0] = 0  # the centre, once
+    cosines, sines = windowed_dft()
+    real = ((later + earlier) @ cosines).transpose(0, 2, 1)
+    imaginary = ((later - earlier) @ sines + 1e-12 * (-1.0) ** np.arange(BINS)).transpose(0, 2, 1)
+    magnitude = (real**2 + imaginary**2 + 1e-9) ** (COMPRESSION / 2)
+    return magnitude.astype(np.float32), np.arctan2(imaginary, real + 1e-5).astype(np.float32)
 
 
 def synthesise(magnitude: np.ndarray, phase: np.ndarray, samples: int) -> np.ndarray:
@@ -225,6 +235,18 @@ def synthesise(magnitude: np.ndarray, phase: np.ndarray, samples: int) -> np.nda
         weight[i : i + frames.shape[1]] += _window()[part] ** 2
     used = slice(N_FFT // 2, N_FFT // 2 + samples)
     return signal.reshape(len(frames), -1)[:, used] / weight.ravel()[used]
+
+
+def windowed_dft() -> tuple[np.ndarray, np.ndarray]:
+    """Matrices (200, 201) from sample n behind a frame's centre to the real and the imaginary part of bin k.
+
+    Zeros are exact: the phase of the bins at 0 and 8 kHz depends on it.
+    """
+    n, k = np.arange(N_FFT // 2)[:, None], np.arange(BINS)
+    angle = 2 * np.pi * (n * k % N_FFT) / N_FFT
+    window = (0.5 + 0.5 * np.cos(2 * np.pi * n / N_FFT)) * (-1.0) ** k
+    real, imaginary = (np.where(np.abs(x) < 1e-12, 0.0, x) * window for x in (np.cos(angle), -np.sin(angle)))
+    return real, imaginary
 
 
 def _window() -> np.ndarray:

@@ -5,7 +5,6 @@ The graph is onnx_graph.py's. What runs it from Python without torch: onnx.py.
 
 import hashlib
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,9 @@ def export_onnx(
     Args:
         model: a network, or a ModelScope model dir.
         path: of the file; one that is there is replaced.
-        form: 'waveform', waveform (N, samples) -> enhanced (N, samples), with STFT, gain and silence inside,
-            from 1 sample on; or 'card', noisy_mag, noisy_pha (N, 201, T) -> amp_g, pha_g as on the model card.
+        form: 'waveform', waveform (N, samples) -> enhanced (N, samples), with STFT, gain and silence
+            inside, from 1 sample on; or 'card', noisy_mag, noisy_pha (N, 201, T) -> amp_g, pha_g as on the
+            model card.
         precision: 'fp32'; or 'fp16', weights stored in half precision and computed with in fp32.
 
     Raises:

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from ..network.spectrum import COMPRESSION, HOP_LENGTH, N_FFT, SILENCE_POWER
 from ..network.zipenhancer import DownsampledBlock, DualPathBlock, ZipEnhancer
 from ..network.zipformer import RelativePositions
+from .onnx import BINS, windowed_dft
 
-BINS = N_FFT // 2 + 1
 TOKENS = 2000  # of a group of sequences: its widest activation stays in a core's cache
 SCORES = 2_000_000  # attention weights of a group, unless a single sequence has more
+CARD_INPUTS, CARD_OUTPUTS = ("noisy_mag", "noisy_pha"), ("amp_g", "pha_g")
 LAST = np.iinfo(np.int64).max  # a Slice's end: all the rest
 
 
@@ -79,12 +80,12 @@ class Graph:
 
     def proto(self, inputs: Sequence, outputs: Sequence, name: str) -> onnx.GraphProto:
         """The nodes so far as a GraphProto; inputs and outputs: (name, its axes) each."""
-        infos = [
+        sources, results = (
             [helper.make_tensor_value_info(value, TensorProto.FLOAT, axes) for value, axes in values]
             for values in (inputs, outputs)
-        ]
+        )
         tensors = [numpy_helper.from_array(array, key) for key, array in self.constants.values()]
-        return helper.make_graph(self.nodes, name, *infos, initializer=tensors)
+        return helper.make_graph(self.nodes, name, sources, results, initializer=tensors)
 
     # ---- shorthands ------------------------------------------------------------------------------
 
@@ -130,9 +131,8 @@ def waveform_graph(model: ZipEnhancer) -> onnx.GraphProto:
     spectrum = _network(g, model, _analyse(g, scaled))
     enhanced = g("Div", _synthesise(g, *spectrum, samples), gain)
     g.nodes.append(helper.make_node("Where", [silent, g.value(0.0), enhanced], ["enhanced"]))
-    graph = g.proto(
-        [("waveform", ["N", "samples"]), ("gain", ["N or 1"])], [("enhanced", ["N", "samples"])], "zipenhancer"
-    )
+    inputs = ("waveform", ["N", "samples"]), ("gain", ["N or 1"])
+    graph = g.proto(inputs, [("enhanced", ["N", "samples"])], "zipenhancer")
     graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "gain"))
     return graph
 
@@ -140,22 +140,19 @@ def waveform_graph(model: ZipEnhancer) -> onnx.GraphProto:
 def card_graph(model: ZipEnhancer) -> onnx.GraphProto:
     """noisy_mag, noisy_pha (N, 201, T) -> amp_g, pha_g: the network alone, as the model card has it."""
     g = Graph()
-    both = [g("Unsqueeze", g("Transpose", x, perm=[0, 2, 1]), [1]) for x in ("noisy_mag", "noisy_pha")]
+    both = [g("Unsqueeze", g("Transpose", x, perm=[0, 2, 1]), [1]) for x in CARD_INPUTS]
     mag, real, imaginary = _network(g, model, g("Concat", *both, axis=1))
-    for name, x in (("amp_g", mag), ("pha_g", _angle(g, imaginary, real))):
+    for name, x in zip(CARD_OUTPUTS, (mag, _angle(g, imaginary, real))):
         g.nodes.append(helper.make_node("Transpose", [x], [name], perm=[0, 2, 1]))
     axes = ["N", BINS, "T"]
-    names = ("noisy_mag", "noisy_pha"), ("amp_g", "pha_g")
-    return g.proto(*([(name, axes) for name in side] for side in names), "zipenhancer")
+    inputs, outputs = ([(name, axes) for name in names] for names in (CARD_INPUTS, CARD_OUTPUTS))
+    return g.proto(inputs, outputs, "zipenhancer")
 
 
 def _analyse(g: Graph, x: str) -> str:
     """(B, samples), 400 or more, to compressed magnitude and phase, (B, 2, T, F).
 
-    A frame is taken as two parts, even and odd around its centre, which give the real and the imaginary
-    part. The first frame is even, by its reflected border: its imaginary part is 0, and where its real part is
-    negative, an FFT's rounding makes its phase pi or -pi by chance. Here it is pi in even bins and -pi in
-    odd ones, on every machine.
+    As analyse of onnx.py, which says how.
     """
     half = N_FFT // 2
     hops = g("Div", g.size(x, 1), [HOP_LENGTH])
@@ -168,7 +165,7 @@ def _analyse(g: Graph, x: str) -> str:
     frames = g("Concat", *parts, axis=2)  # (B, T, 400)
     later = g.part(frames, half, LAST, 2)
     earlier = g("Pad", g.part(frames, half - 1, 0, 2, -1), [0, 0, 1, 0, 0, 0])
-    cosines, sines = _windowed_dft()
+    cosines, sines = windowed_dft()
     real = g("MatMul", g("Add", later, earlier), cosines)
     imaginary = g("MatMul", g("Sub", later, earlier), sines)
     imaginary = g("Add", imaginary, 1e-12 * (-1.0) ** np.arange(BINS))
@@ -185,7 +182,7 @@ def _synthesise(g: Graph, magnitude: str, real: str, imaginary: str, samples: st
     amplitude = g("Mul", amplitude, np.array([1.0, *[2.0] * (BINS - 2), 1.0]) / N_FFT)
     even, odd = (
         g("MatMul", g("Mul", amplitude, part), g("Transpose", matrix, perm=[1, 0]))
-        for part, matrix in zip((real, imaginary), map(g.value, _windowed_dft()))
+        for part, matrix in zip((real, imaginary), map(g.value, windowed_dft()))
     )
     earlier = g.part(g("Sub", even, odd), -1, 0, 2, -1)
     frames = g("Concat", g("Pad", earlier, [0, 0, 1, 0, 0, 0]), g("Add", even, odd), axis=2)
@@ -205,18 +202,6 @@ def _overlap_add(g: Graph, frames: str) -> str:
         part = g("Pad", part, [0, i, 0, 0, shifts - 1 - i, 0])
         total = g("Add", total, part) if total else part
     return g("Reshape", total, [0, -1])
-
-
-def _windowed_dft() -> tuple[np.ndarray, np.ndarray]:
-    """Matrices (200, 201) from sample n behind a frame's centre to the real and the imaginary part of bin k.
-
-    Zeros are exact: the phase of the bins at 0 and 8 kHz depends on it.
-    """
-    n, k = np.arange(N_FFT // 2)[:, None], np.arange(BINS)
-    angle = 2 * np.pi * (n * k % N_FFT) / N_FFT
-    window = (0.5 + 0.5 * np.cos(2 * np.pi * n / N_FFT)) * (-1.0) ** k
-    real, imaginary = (np.where(np.abs(x) < 1e-12, 0.0, x) * window for x in (np.cos(angle), -np.sin(angle)))
-    return real, imaginary
 
 
 def _angle(g: Graph, y: str, x: str) -> str:
@@ -253,9 +238,7 @@ def _network(g: Graph, model: ZipEnhancer, x: str) -> tuple[str, str, str]:
 
 def _conv(g: Graph, x: str, conv: Any) -> str:
     pads = [*conv.padding, *conv.padding]
-    return g(
-        "Conv", x, conv.weight, conv.bias, dilations=[*conv.dilation], strides=[*conv.stride], pads=pads
-    )
+    return g("Conv", x, conv.weight, conv.bias, dilations=[*conv.dilation], strides=[*conv.stride], pads=pads)
 
 
 def _norm_act(g: Graph, x: str, sequence: nn.Sequential) -> str:
@@ -484,9 +467,7 @@ class Tokens:
         """x += linear(y + constant)"""
         weight = double(linear.weight)
         self.x = self.g("Gemm", y, weight.T, self.x)
-        self.offset = (
-            self.offset + double(linear.bias) + weight @ np.broadcast_to(constant, weight.shape[1])
-        )
+        self.offset = self.offset + double(linear.bias) + weight @ np.broadcast_to(constant, weight.shape[1])
 
     def scale(self, factor: np.ndarray, origin: str) -> None:
         """The bypass from `origin`: x = origin + (x - origin) * factor."""
@@ -564,7 +545,9 @@ def _nonlin_attention(g: Graph, x: Tokens, module: Any, weights: str, along: Alo
 def _feed_forward(g: Graph, x: Tokens, module: Any) -> None:
     """x += out(swoosh_l(in(x))), whose linear part, -0.08 in(x), is a matrix of x itself."""
     hidden = g.softplus(x.project(module.in_proj, shift=4.0))
-    weight, bias, out = (double(w) for w in (module.in_proj.weight, module.in_proj.bias, module.out_proj.weight))
+    weight, bias, out = (
+        double(w) for w in (module.in_proj.weight, module.in_proj.bias, module.out_proj.weight)
+    )
     linear = -0.08 * out
     x.x = g("Gemm", x.x, np.eye(len(out)) + (linear @ weight).T)
     x.offset = x.offset + linear @ (weight @ x.offset + bias)
