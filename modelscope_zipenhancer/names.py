@@ -6,3 +6,5 @@ MODEL_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"  # in ModelScope's regi
 HUB_ID = f"damo/{MODEL_TYPE}"  # of the released weights
 CONFIG_FILE = "configuration.json"  # of a ModelScope model dir, as is the next
 WEIGHTS_FILE = "pytorch_model.bin"
+ONNX_FILE = "model.onnx"  # this package's, from waveform to waveform
+CARD_ONNX_FILE = "onnx_model.onnx"  # the hub's, from spectrum to spectrum

@@ -36,6 +36,7 @@ SPECIAL = {
     "runtime.backend": {"numpy"},
     "runtime.onnx": {"numpy", "onnxruntime"},
     "runtime.onnx_export": {"numpy", "torch", "onnx", "onnxruntime", "network"},
+    "runtime.onnx_graph": {"numpy", "torch", "onnx", "network"},
     "train.validate": {*TABLE["train"], "enhance", "runtime"},
     "train.__main__": {"cli"},  # `python -m modelscope_zipenhancer.train`, for torchrun
 }

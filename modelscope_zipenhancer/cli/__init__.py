@@ -15,6 +15,7 @@ COMMANDS = {
     "info": ("info", "what a model is: size, cost, hash of its weights"),
     "evaluate": ("evaluate", "measure how good the enhanced recordings are"),
     "train": ("train", "train a network, or fine-tune one"),
+    "export": ("export", "write a model as an ONNX file, for programs without torch"),
     "activate": ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
     "deactivate": ("activate", "take that back"),
 }

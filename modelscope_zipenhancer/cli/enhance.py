@@ -59,14 +59,14 @@ def add_arguments(parser) -> None:
     model = parser.add_argument_group("the model")
     add = model.add_argument
     add("--model", default="tiny", help="tiny (bundled, the default), a model dir, or a hub id")
-    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
+    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one (onnx: cpu)")
     add(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
         default="fp32",
         help="bf16: faster on CPUs that have it; fp16: on GPUs",
     )
-    add("--backend", default="torch", help="torch (the default)")
+    add("--backend", default="torch", help="torch (the default), or onnx: starts faster, without torch")
     work = parser.add_argument_group("the work")
     add = work.add_argument
     add(

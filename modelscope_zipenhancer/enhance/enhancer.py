@@ -60,15 +60,20 @@ class Enhancer:
         backend: str = "torch",
         precision: str = "fp32",
         compile: bool = False,
+        **options: Any,
     ) -> "Enhancer":
         """Load a bundled model by name, a model dir, or a model of the ModelScope hub by its id.
 
         device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one.
+        backend: 'torch', or 'onnx', ONNX Runtime, for a model that has an ONNX file; it imports no torch.
         precision: 'fp32', 'bf16' on CPUs that have it, 'fp16' on GPUs; compile: for GPUs; see
-        TorchBackend. Raises ModelNotFoundError, ConfigError, CheckpointError or OptionError.
+        TorchBackend. options: the backend's own, such as threads of 'onnx'; see runtime/onnx.py.
+        Raises ModelNotFoundError, ConfigError, CheckpointError or OptionError.
         """
         return cls(
-            load_backend(backend, find_model(model), device=device, precision=precision, compile=compile)
+            load_backend(
+                backend, find_model(model), device=device, precision=precision, compile=compile, **options
+            )
         )
 
     @property

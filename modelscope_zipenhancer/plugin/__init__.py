@@ -30,6 +30,7 @@ PIPELINES_BUILDER = "modelscope.pipelines.builder"
 REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in classes.py
     "modelscope.models.builder": ("MODELS", "ZipEnhancerModel"),
     PIPELINES_BUILDER: ("PIPELINES", "ZipEnhancerPipeline"),
+    "modelscope.exporters.builder": ("EXPORTERS", "ZipEnhancerExporter"),  # which has no built-in
 }
 # What pipeline() asks the hub by, before it has the model's folder; globals of PIPELINES_BUILDER.
 HUB_FUNCTIONS = ("is_official_hub_path", "read_config", "normalize_model_input")
@@ -75,8 +76,8 @@ def register_classes() -> None:
 class _Finder:
     """On sys.meta_path: lets the module of a registry be imported as ever, then takes the registry over.
 
-    Both modules are waited for: Model.from_pretrained needs only that of the models. Neither imports
-    the other, which inside an import would be a circle.
+    Each module is waited for: Model.from_pretrained needs only that of the models. None imports
+    another, which inside an import would be a circle.
     """
 
     @staticmethod

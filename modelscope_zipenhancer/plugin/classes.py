@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from modelscope.exporters.base import Exporter
 from modelscope.models.base import TorchModel
 from modelscope.outputs import OutputKeys
 from modelscope.pipelines import builder
@@ -27,11 +28,12 @@ from ..enhance.offset import WithoutOffset
 from ..enhance.overlap_add import GAINS
 from ..errors import DeviceMemoryError, ModelTypeError, OptionError, OutputError
 from ..files import make_folder
-from ..names import SAMPLE_RATE, TASK, WEIGHTS_FILE
+from ..names import ONNX_FILE, SAMPLE_RATE, TASK, WEIGHTS_FILE
 from ..network.checkpoint import load_weights, save_weights
 from ..network.config import ModelConfig, model_dir_configuration
 from ..network.spectrum import unit_rms_gain
 from ..network.zipenhancer import ZipEnhancer
+from ..runtime.backend import Backend, load_backend
 from ..runtime.pytorch import TorchBackend
 from . import builtin_windows, register_classes
 from .level import audio_norm_factors, multiplied
@@ -153,6 +155,7 @@ class ZipEnhancerPipeline(OneOutputEach):
         gain: of cross-faded chunks: 'chunk', each by itself at the network's level; or 'recording', all
             by one factor (docs/evaluation.md says when which). Can also be given in a call.
         precision, compile: see TorchBackend.
+        backend: 'torch'; or 'onnx', ONNX Runtime on the ONNX file of the model dir.
         kwargs: as ModelScope's Pipeline takes them; others are ignored.
 
     Raises:
@@ -174,6 +177,7 @@ class ZipEnhancerPipeline(OneOutputEach):
         gain: str = "chunk",
         precision: str = "fp32",
         compile: bool = False,
+        backend: str = "torch",
         **kwargs: Any,
     ) -> None:
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
@@ -185,7 +189,12 @@ class ZipEnhancerPipeline(OneOutputEach):
             raise ModelTypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
         self.level, self.stitch = _known("level", level, LEVELS), _known("stitch", stitch, STITCHES)
         self.gain = _known("gain", gain, GAINS)
-        self.backend = TorchBackend(self.model.model, precision, compile)
+        self.backend: Backend
+        if backend == "torch":  # by the network that is there
+            self.backend = TorchBackend(self.model.model, precision, compile)
+        else:
+            options = {"precision": precision, "compile": compile}
+            self.backend = load_backend(backend, self.model.model_dir, **options)
         self._auto_collate = False  # the backend sends chunks to the device, never the whole recording
         # On the device now: the first call would hold a lock for ever if there is no memory for it.
         try:
@@ -269,6 +278,28 @@ class ZipEnhancerPipeline(OneOutputEach):
         if output_path is not None:
             write(output_path, np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16), SAMPLE_RATE)
         return inputs
+
+
+class ZipEnhancerExporter(Exporter):
+    """ModelScope's exporter for ZipEnhancer models: `Exporter.from_model(model).export_onnx(output_dir)`."""
+
+    group_key = TASK
+
+    def export_onnx(
+        self, output_dir: str, opset: int = 17, form: str = "waveform", precision: str = "fp32", **_: Any
+    ) -> dict:
+        """Write output_dir/model.onnx; returns {'model': its path}.
+
+        form, precision: see export_onnx of runtime/onnx_export.py. opset: 17, no other. Raises OptionError
+        or OutputError.
+        """
+        from ..runtime.onnx_export import OPSET, export_onnx
+
+        if opset != OPSET:
+            raise OptionError(f"opset={opset}: the graph is written in {OPSET}, no other")
+        make_folder(output_dir)
+        path = os.path.join(output_dir, ONNX_FILE)
+        return {"model": export_onnx(self.model.model, path, form, precision)}
 
 
 def _known(option: str, value: str, values: Iterable[str]) -> str:

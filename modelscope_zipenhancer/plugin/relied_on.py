@@ -29,6 +29,11 @@ RELIED_ON = (
         "pipeline() gives the built-in; a warning says so",
     ),
     ReliedOn(
+        "modelscope.exporters.builder:EXPORTERS",
+        "the registry of exporters, which exists once this module has run (_Finder, _take_over)",
+        "Exporter.from_model knows no exporter of the task; a warning says so",
+    ),
+    ReliedOn(
         "modelscope.utils.import_utils:LazyImportModule.AST_INDEX",
         "['index'], one dict for all: (registry's name in capitals, task, type) -> {'module': that of the "
         "class, 'filepath', 'imports'} (_point_index_here)",
@@ -128,6 +133,12 @@ RELIED_ON = (
         "calls save_function(model, path) and writes `config` as configuration.json "
         "(ZipEnhancerModel.save_pretrained)",
         "a saved model has weights that the built-in can't load",
+    ),
+    ReliedOn(
+        "modelscope.exporters.base:Exporter.from_model",
+        "builds the class of EXPORTERS for the model's task and type, with the model as `model` "
+        "(ZipEnhancerExporter)",
+        "Exporter.from_model fails, or exports another network",
     ),
     ReliedOn(
         "modelscope.pipelines.base:Pipeline.__init__",

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import OptionError
 
 # name: the module of this folder whose `load(model_dir, **options)` makes the backend
-BACKENDS = {"torch": "pytorch"}
+BACKENDS = {"torch": "pytorch", "onnx": "onnx"}
 
 
 class Backend(Protocol):

@@ -113,6 +113,29 @@ def _(tools):
     assert ("PIPELINES", TASK, FRCRN) in the_index()
 
 
+@contract("modelscope.exporters.builder:EXPORTERS")
+def _(tools):
+    from modelscope.exporters.builder import EXPORTERS
+    from modelscope.utils.registry import Registry
+
+    assert isinstance(EXPORTERS, Registry) and EXPORTERS.name.upper() == "EXPORTERS"
+
+
+@contract("modelscope.exporters.base:Exporter.from_model")
+def _(tools):
+    from modelscope.exporters.base import Exporter
+    from modelscope.exporters.builder import EXPORTERS
+
+    class Contract(Exporter):
+        def export_onnx(self, output_dir, **_):
+            pass
+
+    tools.patch.setitem(EXPORTERS.modules, "contract", {MODEL_TYPE: Contract})
+    model = SimpleNamespace(model_dir=tools.model_dir, group_key="contract")
+    exporter = Exporter.from_model(model)
+    assert isinstance(exporter, Contract) and exporter.model is model
+
+
 def holds_the_built_ins_entries(index: dict) -> None:
     entry = index["index"]["PIPELINES", TASK, FRCRN]
     assert set(entry) == {"module", "filepath", "imports"}, entry
