@@ -387,7 +387,7 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
                 duration = float(stream.duration * stream.time_base)
     except AudioError:
         raise
-    except (av.error.FFmpegError, PermissionError, ValueError) as error:
+    except (av.error.FFmpegError, PermissionError, ValueError, IndexError) as error:  # PyAV raises all four
         hint = "; was it cut off? Its index may be at its end" if demuxer == "mov" else ""
         raise _Unreadable(f"{getattr(error, 'strerror', None) or error}{hint}") from error
     seconds = len(samples) / rate

@@ -253,7 +253,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_half_written(tmp_pat
     path.write_bytes(b"old")
 
     def full(name, *args, **kwargs):
-        Path(name).write_bytes(b"half")
+        Path(os.fsdecode(name)).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(soundfile, "write", full)

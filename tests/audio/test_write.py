@@ -258,3 +258,16 @@ def test_nothing_is_logged_of_what_fits(tmp_path, caplog):
     for suffix in FORMATS:
         write(tmp_path / f"a{suffix}", X, 16000)
     assert caplog.text == ""
+
+
+@posix
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3"])
+def test_a_name_in_another_encoding_than_the_file_systems_is_written_and_read(suffix, tmp_path):
+    name = os.fsdecode(b"Gespr\xe4ch" + suffix.encode())  # latin-1
+    try:
+        (tmp_path / name).write_bytes(b"")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such names")
+    write(tmp_path / name, X, 16000, bits=None)
+    assert os.listdir(tmp_path) == [name]
+    assert load(tmp_path / name).samples.shape == (len(X), 1)
