@@ -17,7 +17,6 @@ from modelscope_zipenhancer.audio.fetch import Policy
 from modelscope_zipenhancer.audio.read import load, read
 from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError
 
-pandas = pytest.importorskip("pandas")  # datasets brings it
 WAV = by_soundfile("WAV", "PCM_16", speech(16000), 16000)
 SAMPLES = soundfile.read(io.BytesIO(WAV), dtype="float32", always_2d=True)[0]
 CONTAINERS = {
@@ -85,6 +84,7 @@ def test_a_path_of_type_numpy_str_is_a_path(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
 def test_a_pandas_series_or_frame_is_an_array(dtype):
+    pandas = pytest.importorskip("pandas")
     stereo = soundfile.read(io.BytesIO(by_soundfile("WAV", "PCM_16", speech(16000, 2), 16000)), dtype=dtype)[
         0
     ]
