@@ -18,7 +18,22 @@ RECORDING_SUFFIXES = frozenset(
     [
         *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"),  # as audio.write writes
         *(".aifc", ".au", ".caf", ".oga", ".rf64", ".snd", ".w64", ".wave"),
-        *(".aac", ".amr", ".m4a", ".m4v", ".mkv", ".mov", ".mp4", ".weba", ".webm", ".wma"),
+        *(
+            ".3gp",
+            ".aac",
+            ".amr",
+            ".avi",
+            ".flv",
+            ".m4a",
+            ".m4b",
+            ".m4v",
+            ".mka",
+            ".mkv",
+            ".mov",
+            ".mp2",
+            ".mp4",
+        ),
+        *(".weba", ".webm", ".wma"),
     ]
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..audio.resample import check_rate, fit, resampler_delay, stream_resampler
+from ..audio.samples import to_float32
 from ..errors import AudioError, OptionError, StreamError
 from ..names import SAMPLE_RATE
 from ..runtime.backend import Backend
@@ -85,17 +86,13 @@ class Stream:
         return lanes[0] if axes == 1 else np.stack(lanes, axis=1)
 
     def _checked(self, block: Any) -> np.ndarray:
-        block = np.asarray(block)
-        if np.issubdtype(block.dtype, np.signedinteger):
-            block = block / -float(np.iinfo(block.dtype).min)
-        if not np.issubdtype(block.dtype, np.floating):
-            raise AudioError(f"a block of {block.dtype}: expected float or signed integer samples")
+        block = to_float32(np.asarray(block), "a block")
         wanted = "(samples,)" if self.channels == 1 else f"(samples, {self.channels})"
         if block.shape[1:] != (self.channels,) and (self.channels > 1 or block.ndim != 1):
             raise AudioError(f"a block of shape {block.shape}: this stream takes {wanted}")
         if not np.isfinite(block).all():
             raise AudioError("a block with NaN or infinite samples: replace them (numpy.nan_to_num)")
-        return block.astype(np.float32, copy=False)
+        return block
 
 
 class _Lane:

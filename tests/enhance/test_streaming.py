@@ -100,6 +100,10 @@ def test_integer_blocks_are_scaled_by_their_full_scale():
     x = np.random.default_rng(4).integers(-32768, 32768, 3000).astype(np.int16)
     y = np.concatenate(list(Stream(identity, SMALL, gain=1.0).run([x])))
     np.testing.assert_allclose(y, x / 32768, atol=1e-6)
+    eight = (x // 256 + 128).astype(np.uint8)
+    stream = Stream(identity, stream_grid())
+    found = np.concatenate([stream.feed(eight), stream.flush()])
+    np.testing.assert_allclose(found, (eight - 128.0) / 128, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_integer_blocks_are_scaled_by_their_full_scale():
     [
         (np.zeros((10, 2), np.float32), r"shape \(10, 2\): this stream takes \(samples,\)"),
         (np.array([0.0, np.nan]), "NaN"),
-        (np.zeros(10, np.uint8), "uint8"),
+        (np.ones(10, np.int64), "int64 from 1 to 1.*16-bit"),
         (np.float32(0.0), "shape"),
     ],
 )
