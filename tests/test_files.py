@@ -114,6 +114,7 @@ def test_what_ended_processes_left_of_an_output_is_removed_and_nothing_else(tmp_
         raise KeyboardInterrupt
     remove_leftovers([str(tmp_path / "x.wav"), str(tmp_path / long), str(tmp_path / "no" / "z.wav")])
     zombie.wait()
+    zombie.stdout.close()
     assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
 
 

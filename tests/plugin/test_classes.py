@@ -77,7 +77,10 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_input_gives_the_same_sound(kind, ans, expected, wav_path):
-    assert ans(KINDS[kind](wav_path)) == expected
+    source = KINDS[kind](wav_path)
+    assert ans(source) == expected
+    if isinstance(source, io.BufferedReader):
+        source.close()
 
 
 def test_a_url_gives_the_same_sound(ans, expected):
@@ -222,9 +225,9 @@ def test_an_impossible_output_path_fails_before_the_work(name, ans, tmp_path, mo
 
 def test_the_callers_array_is_left_as_it_was(ans):
     for x in (SPEECH.astype(np.float32), torch.from_numpy(SPEECH.astype(np.float32))):
-        before = np.array(x)
+        before = x.copy() if isinstance(x, np.ndarray) else x.clone()
         ans(x)
-        np.testing.assert_array_equal(np.asarray(x), before)
+        assert (x == before).all()
 
 
 def test_a_long_recording_is_in_memory_once_as_it_comes_and_once_as_16_bits(ans, tmp_path, monkeypatch):
