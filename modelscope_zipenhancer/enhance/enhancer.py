@@ -34,17 +34,8 @@ class Enhancer:
 
     Safe to call from several threads.
 
-    Options of the calls:
-    output_rate: Hz of what comes back; by default that of what came in.
-    mono: mix the channels first. By default each is enhanced by itself, with a gain of its own.
-    strength: dB by which noise is turned down at most, 0 or more: 12 leaves a quiet room where the
-        default, None, leaves nothing. The input is mixed in again, sample by sample in phase:
-        enhanced + 10 ** (-strength / 20) * (input - enhanced).
-    bandwidth: 'low', the network's 16 kHz: nothing above 8 kHz is left; or 'full', for inputs beyond
-        that: what is above 8 kHz stays, as loud as the band below it was left (high_band.py).
-    gain: what brings a recording beyond 6 s to the level that the network was trained on: 'chunk', each
-        chunk its own factor; or 'recording', one for all. docs/evaluation.md says when which.
-    progress: called as progress(samples done, samples), of all channels at 16 kHz.
+    Args:
+        backend: what runs the network (runtime/backend.py).
     """
 
     sample_rate = SAMPLE_RATE  # of the network
@@ -62,13 +53,20 @@ class Enhancer:
         compile: bool = False,
         **options: Any,
     ) -> "Enhancer":
-        """Load a bundled model by name, a model dir, or a model of the ModelScope hub by its id.
+        """Load a model.
 
-        device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one.
-        backend: 'torch', or 'onnx', ONNX Runtime, for a model that has an ONNX file; it imports no torch.
-        precision: 'fp32', 'bf16' on CPUs that have it, 'fp16' on GPUs; compile: for GPUs; see
-        TorchBackend. options: the backend's own, such as threads of 'onnx'; see runtime/onnx.py.
-        Raises ModelNotFoundError, ConfigError, CheckpointError or OptionError.
+        Args:
+            model: a bundled one by name, a ModelScope model dir, or a model's id on ModelScope's hub, which
+                is downloaded.
+            device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one.
+            backend: 'torch'; or 'onnx', ONNX Runtime, for a model that has an ONNX file: it imports no torch.
+            precision: 'fp32', 'bf16' on CPUs that have it, 'fp16' on GPUs.
+            compile: torch.compile, for GPUs.
+            options: the backend's own, such as threads of 'onnx' (runtime/onnx.py).
+
+        Raises:
+            ModelNotFoundError, ConfigError, CheckpointError: for a model that isn't there or isn't whole.
+            OptionError: for an option that can't be had.
         """
         return cls(
             load_backend(
@@ -81,14 +79,27 @@ class Enhancer:
         """How many recordings are best enhanced at a time, by threads: more than 1 on a GPU."""
         return AT_ONCE if preferred_batch_size(self.backend) > 1 else 1
 
-    def __call__(self, source: Any, sample_rate: int | None = None, **options: Any) -> np.ndarray:
-        """Enhance what `audio.read` reads; returns float32 at its own level, rate and channels.
+    def __call__(
+        self, source: Any, sample_rate: int | None = None, *, strict: bool = False, **options: Any
+    ) -> np.ndarray:
+        """Enhance a recording.
 
-        Of one channel (samples,), of more (samples, channels); exactly as many samples as came in.
-        sample_rate is that of an array or tensor, 16000 unless given. options: see the class. Raises
-        AudioError, AudioNotFoundError, FetchError or OptionError.
+            clean = enhancer("talk_48k.wav", strength=15, bandwidth="full")
+
+        Args:
+            source: what `audio.read` reads: a path, URL, bytes, an open file, an array, ...
+            sample_rate: Hz, of an array or tensor; 16000 unless given.
+            strict: refuse a recording of which a part is missing, instead of a warning in the log.
+            options: those of `enhance`.
+
+        Returns:
+            float32 at the recording's level, rate and channels: (samples,) of one channel, (samples,
+            channels) of more; exactly as many samples as came in.
+
+        Raises:
+            AudioError, AudioNotFoundError, FetchError, OptionError.
         """
-        y = self.enhance(*read(source, sample_rate), **options)
+        y = self.enhance(*read(source, sample_rate, strict=strict), **options)
         return y[:, 0] if y.shape[1] == 1 else y
 
     def enhance(
@@ -103,9 +114,27 @@ class Enhancer:
         gain: str = "chunk",
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """Enhance float32 (samples, channels) at `rate`, as `audio.read` returns it; keeps the axes.
+        """Enhance samples, as `audio.read` returns them.
 
-        At another output_rate there are ceil(samples * output_rate / rate) samples.
+        Args:
+            x: float32 (samples, channels), full scale +-1.
+            rate: Hz.
+            output_rate: Hz of what comes back; by default `rate`.
+            mono: mix the channels first. By default each is enhanced by itself, with a gain of its own.
+            strength: dB by which noise is turned down at most, 0 or more: 12 leaves a quiet room where the
+                default, None, leaves nothing (attenuation.py).
+            bandwidth: 'low', the network's 16 kHz: nothing above 8 kHz is left; or 'full', for inputs
+                beyond that: what is above 8 kHz stays, as loud as the band below it was left (high_band.py).
+            gain: what brings a recording beyond 6 s to the level that the network was trained on: 'chunk',
+                each chunk its own factor; or 'recording', one for all. docs/evaluation.md says when which.
+            progress: called as progress(samples done, samples), of all channels at 16 kHz.
+
+        Returns:
+            float32 (samples, channels), at the level of `x`; at another output_rate
+            ceil(samples * output_rate / rate) samples.
+
+        Raises:
+            OptionError.
         """
         check_options(output_rate, strength, bandwidth, gain)
         check_rate(rate)
@@ -197,9 +226,17 @@ class Enhancer:
     ) -> Stream:
         """A session for audio that keeps arriving: `feed`, `flush`, `latency_ms`; content up to 8 kHz.
 
-        chunk_ms: new audio in a step; past_ms and ahead_ms: context before and after it. Less chunk and
-        ahead is less latency; less chunk or more past is more work for a second of audio; less context
-        is less quality. sample_rate and channels: of what goes in and of what comes out.
+        Less chunk and ahead is less latency; less chunk or more past is more work for a second of audio; less
+        context is less quality.
+
+        Args:
+            chunk_ms: new audio in a step.
+            past_ms, ahead_ms: context before and after it.
+            sample_rate, channels: of what goes in and of what comes out.
+            strength: as of `enhance`.
+
+        Raises:
+            OptionError.
         """
         check_strength(strength)
         grid = stream_grid(chunk_ms, past_ms, ahead_ms)
