@@ -82,6 +82,8 @@ class OnnxBackend:
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # Threads that wait in a loop for each other take twice the time where other programs run, too.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; a warning about the optional input is no news
         try:
             session = runtime.InferenceSession(self.path, options, self.providers)

@@ -141,7 +141,7 @@ def _store_in_half(graph: Any) -> None:
     from onnx import numpy_helper
 
     bodies = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    for body in (graph, *bodies):
+    for body in (*bodies, graph):  # replacing the nodes of a graph copies what is in them
         casts = []
         for i, tensor in enumerate(body.initializer):
             array = numpy_helper.to_array(tensor)
