@@ -257,13 +257,16 @@ function draw() {
     picture.image ??= image(picture);
     context.drawImage(picture.image, 0, 0, width, height - AXIS);
     context.font = "12px system-ui, sans-serif";
-    context.fillStyle = "rgb(255 255 255 / 0.85)";
+    context.fillStyle = "#fff";
+    context.shadowColor = "#000";
+    context.shadowBlur = 4;
     context.textBaseline = "middle";
     for (const kHz of [2, 4, 6]) {
       const y = (1 - kHz / HIGHEST) * (height - AXIS);
       context.fillRect(0, y - 0.5, 6, 1);
       context.fillText(`${kHz} kHz`, 10, y);
     }
+    context.shadowBlur = 0;
     context.fillStyle = getComputedStyle(document.body).color;
     context.textBaseline = "bottom";
     const step = [0.5, 1, 2, 5, 10, 15, 30, 60, 120].find((s) => (width * s) / picture.length > 60) ?? 300;

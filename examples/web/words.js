@@ -2,7 +2,7 @@
 
 const ENGLISH = {
   title: "Speech without the noise",
-  lead: "Drop a noisy recording of speech, and hear it enhanced. It never leaves this machine.",
+  lead: "Hear a noisy recording of speech enhanced. It never leaves this machine.",
   drop: "Drop an audio file here",
   choose: "Choose a file",
   record: "Record",
