@@ -5,7 +5,6 @@ built-in, and ours runs with the smallest change that helps.
 """
 
 import io
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -101,35 +100,13 @@ ONNX_PATH_CHANGES = (
 @pytest.fixture
 def hub_with_onnx(hub, model_dir, tmp_path):
     """The repository has the network as onnx_model.onnx, which the third sample calls."""
-    export_onnx(seeded_model(QUICK), model_dir / "onnx_model.onnx")
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from modelscope_zipenhancer.runtime.onnx_export import export_onnx
+
+    export_onnx(seeded_model(QUICK), model_dir / "onnx_model.onnx", form="card")
     yield hub
     (model_dir / "onnx_model.onnx").unlink()
-
-
-def export_onnx(network, path):
-    pytest.importorskip("onnx")
-    names = ["noisy_mag", "noisy_pha", "amp_g", "pha_g"]
-
-    class Network(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = network
-
-        def forward(self, mag, pha):
-            return self.model(mag, pha)[:2]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Network(),
-            (torch.rand(1, 201, 60), torch.rand(1, 201, 60)),
-            str(path),
-            opset_version=17,
-            input_names=names[:2],
-            output_names=names[2:],
-            dynamic_axes={name: {0: "N", 2: "T"} for name in names},
-            dynamo=False,
-        )
 
 
 @pytest.mark.skipif(MODELSCOPE < (1, 30), reason="on this version the sample's path is right")
