@@ -3,6 +3,7 @@
 The graph is onnx_graph.py's. What runs it from Python without torch: onnx.py.
 """
 
+import copy
 import hashlib
 import os
 from typing import Any
@@ -17,6 +18,7 @@ from ..names import MODEL_TYPE, SAMPLE_RATE, WEIGHTS_FILE
 from ..network.checkpoint import load_model
 from ..network.spectrum import denoise
 from ..network.zipenhancer import ZipEnhancer
+from .onnx import OnnxBackend, sha256
 
 FORMS = ("waveform", "card")
 PRECISIONS = ("fp32", "fp16")
@@ -60,7 +62,11 @@ def export_onnx(
     from . import onnx_graph
 
     metadata = {"model_type": "ZipEnhancerS", "version": "1"}  # word for word the card's
-    network = model if isinstance(model, ZipEnhancer) else load_model(os.fspath(model))
+    if isinstance(model, ZipEnhancer):  # perhaps in training, or on a GPU
+        network, folder = copy.deepcopy(model).cpu().eval(), None
+    else:
+        folder = os.fspath(model)
+        network = load_model(folder)
     graph = (onnx_graph.waveform_graph if form == "waveform" else onnx_graph.card_graph)(network)
     if form == "waveform":
         metadata = {
@@ -72,8 +78,8 @@ def export_onnx(
             "precision": precision,
             "weights_sha256": weights_sha256(network),
         }
-        if not isinstance(model, ZipEnhancer):
-            metadata["checkpoint_sha256"] = _file_sha256(os.path.join(model, WEIGHTS_FILE))
+        if folder is not None:
+            metadata["checkpoint_sha256"] = sha256(os.path.join(folder, WEIGHTS_FILE))
     if precision == "fp16":
         _store_in_half(graph)
     proto = onnx.helper.make_model(
@@ -107,8 +113,6 @@ def weights_sha256(network: ZipEnhancer) -> str:
 
 def snr_to_definition(network: ZipEnhancer, path: str, form: str) -> float:
     """dB of PyTorch's result to its difference from the graph's, for noise of two items."""
-    from .onnx import OnnxBackend
-
     samples = 6789
     noise = np.random.default_rng(0).standard_normal((2, samples)) * [[0.1], [0.001]]
     waveform = torch.from_numpy(noise.astype(np.float32))
@@ -154,12 +158,6 @@ def _store_in_half(graph: Any) -> None:
         nodes = [*casts, *body.node]
         del body.node[:]
         body.node.extend(nodes)
-
-
-def _file_sha256(path: str) -> str:
-    from .onnx import sha256
-
-    return sha256(path)
 
 
 def _onnx() -> Any:

@@ -282,7 +282,7 @@ def _decoder(g: Graph, x: str, block: Any, sequence: Any, heads: Sequence[Any]) 
     x = g("Reshape", x, g.vector(0, 2 * channels, frames, (BINS + 1) // 2))
     weights, biases = [], []
     for head in heads:
-        left, right = head.weight.detach()[0, :, 0].numpy().T
+        left, right = double(head.weight)[0, :, 0].T
         rows = np.zeros((3, channels, 2), np.float32)
         rows[0, :, 0], rows[0, :, 1] = left, right  # an even bin
         rows[1, :, 1] = left  # an odd bin: itself

@@ -130,6 +130,16 @@ def test_any_shape_of_network_is_exported(config, tmp_path):
         assert snr(expected, session.run(None, {"waveform": x})[0]) > 60
 
 
+def test_a_network_in_training_is_exported_for_inference_and_stays_in_training(tmp_path):
+    model = seeded_model(QUICK).train()
+    session = open_session(export_onnx(model, tmp_path / "model.onnx"))
+    assert model.training
+    x = noisy_speech(0.5)[None]
+    with torch.inference_mode():
+        expected = definition(seeded_model(QUICK), torch.from_numpy(x)).numpy()
+    assert snr(expected, session.run(None, {"waveform": x})[0]) > 60
+
+
 def test_groups_of_sequences_do_not_change_the_result(tmp_path, monkeypatch):
     from modelscope_zipenhancer.runtime import onnx_graph
 
