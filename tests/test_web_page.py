@@ -15,6 +15,8 @@ import pytest
 import soundfile
 from conftest import ROOT, noisy_speech
 
+from modelscope_zipenhancer import Enhancer
+
 WEB = ROOT / "examples" / "web"
 EXAMPLE = ROOT / "examples" / "noisy_speech.wav"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -81,9 +83,9 @@ def page(new_page, site):
 
 @pytest.fixture(scope="module")
 def enhancer():
-    from modelscope_zipenhancer import Enhancer
-
-    return Enhancer.from_pretrained()
+    """By ONNX Runtime, too: torch draws the phase of a first frame otherwise (docs/deployment.md)."""
+    pytest.importorskip("onnxruntime")
+    return Enhancer.from_pretrained("tiny", backend="onnx", threads=1)
 
 
 def expected(enhancer, path: Path) -> np.ndarray:
@@ -125,7 +127,7 @@ def test_file_in_progress_enhanced_audio_and_pictures_out(page, enhancer, tmp_pa
     assert sorted(set(page.evaluate("seen"))) == page.evaluate("seen")[-4:] != []  # up to the end, by chunks
     reference = expected(enhancer, EXAMPLE)
     got = downloaded(page, tmp_path / "got.wav")
-    assert len(got) == len(reference) and snr(reference, got) > 50
+    assert len(got) == len(reference) and snr(reference, got) > 60
     for player in ("before", "after"):
         colours = page.evaluate(
             """(id) => {
@@ -152,7 +154,7 @@ def test_any_length_comes_back_as_long_and_as_from_python(page, enhancer, tmp_pa
     finish(page)
     got, reference = downloaded(page, tmp_path / "got.wav"), expected(enhancer, tmp_path / "x.wav")
     assert len(got) == samples
-    assert samples == 1 or snr(reference, got) > 50
+    assert samples == 1 or snr(reference, got) > 60
 
 
 def test_other_rates_and_channels_become_16_khz_mono(page, tmp_path):
@@ -162,11 +164,20 @@ def test_other_rates_and_channels_become_16_khz_mono(page, tmp_path):
     assert downloaded(page, tmp_path / "got.wav").shape == (16000,)
 
 
-def test_silence_stays_silence(page, tmp_path):
-    soundfile.write(tmp_path / "x.wav", np.zeros(16000), 16000)
-    page.set_input_files("#file", tmp_path / "x.wav")
-    finish(page)
-    assert not downloaded(page, tmp_path / "got.wav").any()
+def test_silence_that_is_dropped_stays_silence(page, tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros(8000), 16000)
+    files = page.evaluate_handle(
+        """(bytes) => {
+            const files = new DataTransfer();
+            for (const name of ["x.wav", "y.wav"]) files.items.add(new File([new Uint8Array(bytes)], name));
+            return files;
+        }""",
+        list((tmp_path / "x.wav").read_bytes()),
+    )
+    page.dispatch_event("h1", "drop", {"dataTransfer": files})
+    assert re.match("x.wav: .* One file at a time: this is the first.$", finish(page))
+    got = downloaded(page, tmp_path / "got.wav")
+    assert len(got) == 8000 and not got.any()
 
 
 @pytest.mark.parametrize(
@@ -200,6 +211,20 @@ def test_cancel_ends_a_job_and_the_next_one_works(page, tmp_path):
     assert page.inner_text("#status") == "Cancelled." and not page.is_visible("#busy")
     page.set_input_files("#file", tmp_path / "short.wav")
     assert finish(page).startswith("short.wav: 0:01 enhanced")
+
+
+def test_a_model_that_is_missing_is_said_and_the_next_try_works(browser, site, tmp_path):
+    with browser.new_context() as context:
+        context.route("**/model.onnx", lambda route: route.abort())
+        page = context.new_page()
+        page.set_default_timeout(SLOW)
+        page.goto(site)
+        soundfile.write(tmp_path / "x.wav", noisy_speech(1.0), 16000)
+        page.set_input_files("#file", tmp_path / "x.wav")
+        assert re.match("The model didn't run: .*run npm install in this folder", finish(page))
+        context.unroute("**/model.onnx")
+        page.set_input_files("#file", tmp_path / "x.wav")
+        assert finish(page).startswith("x.wav: 0:01 enhanced")
 
 
 def test_a_recording_from_the_microphone(page, tmp_path):

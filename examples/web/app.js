@@ -14,6 +14,7 @@ const worker = new Worker(url, { type: "module" });
 
 let job = 0; // counts; whatever comes from an earlier one is dropped
 let name = ""; // of the recording
+let remark = ""; // about it, said at the end
 let noisy; // its waveform
 let pictures = {}; // id of a player -> {levels, columns, bins, image}
 let recorder = null;
@@ -44,7 +45,7 @@ $("example").addEventListener("click", async () => {
   if (answer?.ok) take(await answer.blob(), "noisy_speech.wav");
   else fail(words.noExample);
 });
-$("record").addEventListener("click", () => (recorder ? recorder.stop() : record()));
+$("record").addEventListener("click", () => (recorder ? stopRecording() : record()));
 $("cancel").addEventListener("click", () => {
   cancel();
   $("status").textContent = words.cancelled;
@@ -52,16 +53,14 @@ $("cancel").addEventListener("click", () => {
 });
 
 // Enhance a file or what else is a Blob, and show it.
-async function take(blob, title, remark = "") {
+async function take(blob, title, said = "") {
   cancel();
-  recorder?.stop();
   clear();
   const id = job;
-  name = title;
+  [name, remark] = [title, said];
   $("busy").hidden = false;
   $("progress").removeAttribute("value");
   $("status").textContent = words.reading(title);
-  if (remark) $("status").textContent += `. ${remark}`;
   try {
     const waveform = await decode(blob, title);
     if (id !== job) return;
@@ -74,7 +73,9 @@ async function take(blob, title, remark = "") {
   }
 }
 
+// Drop the job or the recording under way.
 function cancel() {
+  stopRecording();
   worker.postMessage({ id: job, cancel: true });
   job += 1;
   $("busy").hidden = true;
@@ -139,6 +140,10 @@ function duration(blob) {
   });
 }
 
+function stopRecording() {
+  if (recorder?.state === "recording") recorder.stop();
+}
+
 async function record() {
   if (!navigator.mediaDevices || !window.MediaRecorder) return fail(words.noMicrophone);
   $("record").disabled = true;
@@ -162,7 +167,7 @@ async function record() {
   const show = () => {
     const seconds = (performance.now() - started) / 1000;
     $("status").textContent = words.recording(time(seconds));
-    if (seconds > LIMIT - 1) mine.stop();
+    if (seconds > LIMIT - 1) stopRecording();
   };
   const ticking = setInterval(show, 250);
   mine.ondataavailable = ({ data }) => pieces.push(data);
@@ -193,7 +198,7 @@ worker.onmessage = ({ data }) => {
     $("status").textContent = words.enhancing(time(data.done / RATE), time(data.samples / RATE));
   }
 };
-worker.onerror = (event) => fail(words.failed(event.message ?? "worker.js"));
+worker.onerror = (event) => fail(words.failed(event.message || "worker.js"));
 
 function show({ enhanced, before, after, seconds, device }) {
   cancel();
@@ -201,7 +206,8 @@ function show({ enhanced, before, after, seconds, device }) {
   const by = device.gpu ? words.byGpu : words.byThreads(device.threads);
   const figures = [time(length), seconds.toFixed(1), (length / seconds).toFixed(1)];
   $("status").textContent = words.done(name, ...figures, by);
-  if (!device.gpu && !device.isolated) $("status").textContent += ". " + words.notIsolated;
+  if (remark) $("status").textContent += `. ${remark}`;
+  if (!device.gpu && !device.isolated) $("status").textContent += `. ${words.notIsolated}`;
   $("before").src = URL.createObjectURL(wav(noisy));
   $("after").src = $("download").href = URL.createObjectURL(wav(enhanced));
   $("download").download = `${name.replace(/\.[^.]*$/, "")}_enhanced.wav`;

@@ -121,7 +121,8 @@ async function choose(samples) {
 async function tryGpu() {
   try {
     const adapter = await navigator.gpu?.requestAdapter();
-    if (!adapter) return null;
+    const software = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
+    if (!adapter || (software && options.get("device") !== "webgpu")) return null;
     const gpu = await open("webgpu");
     const noise = Float32Array.from({ length: WINDOW }, () => 0.2 * Math.random() - 0.1);
     const reference = await timed(await processor, noise);
@@ -155,6 +156,8 @@ async function open(provider) {
   const session = await ort.InferenceSession.create(`${vendor}model.onnx`, {
     executionProviders: [provider],
     logSeverityLevel: 3,
+    // Threads that wait in a loop for each other take twice the time where other programs run, too.
+    extra: { session: { intra_op: { allow_spinning: "0" } } },
   });
   const run = async (chunk) => {
     const waveform = new ort.Tensor("float32", centred(chunk), [1, chunk.length]);
