@@ -1,6 +1,7 @@
 """Files that are whole or not there, and the recordings in folders."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -164,3 +165,9 @@ def is_recording(name: str) -> bool:
 def real_path(path: str | os.PathLike) -> str:
     """The one name of a file or folder: absolute, links resolved, case as the file system compares it."""
     return os.path.normcase(os.path.realpath(os.fspath(path)))
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()

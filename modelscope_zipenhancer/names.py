@@ -1,6 +1,10 @@
 """Facts that several floors of the package share. Imports nothing."""
 
 SAMPLE_RATE = 16000  # Hz, of every ZipEnhancer network
+N_FFT = 400  # 25 ms, 201 bins of 40 Hz; also the window's length
+HOP_LENGTH = 100  # 6.25 ms, 160 frames a second
+COMPRESSION = 0.3  # exponent of the magnitudes that the network reads and writes
+SILENCE_POWER = 1e-20  # mean square, -200 dBFS: below it there is nothing to enhance
 TASK = "acoustic-noise-suppression"  # ModelScope's name of it
 MODEL_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"  # in ModelScope's registries and configuration.json
 HUB_ID = f"damo/{MODEL_TYPE}"  # of the released weights

@@ -8,10 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-N_FFT = 400  # 25 ms, 201 bins of 40 Hz; also the window's length
-HOP_LENGTH = 100  # 6.25 ms, 160 frames a second
-COMPRESSION = 0.3  # exponent of the magnitudes that the network reads and writes
-SILENCE_POWER = 1e-20  # mean square, -200 dBFS: below it there is nothing to enhance
+from ..names import COMPRESSION, HOP_LENGTH, N_FFT, SILENCE_POWER
 
 # (magnitude, phase) -> (magnitude, real, imaginary), (B, F, T) each, compressed: any form of the network.
 # Real and imaginary part are the enhanced magnitude times cos and sin of the enhanced phase.

@@ -1,15 +1,14 @@
 """What a model is: how large, at what cost, and which weights exactly these are."""
 
-import hashlib
 import os
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..names import SAMPLE_RATE, WEIGHTS_FILE
+from ..files import sha256
+from ..names import HOP_LENGTH, N_FFT, SAMPLE_RATE, WEIGHTS_FILE
 from .checkpoint import load_model
 from .pretrained import find_model
-from .spectrum import HOP_LENGTH, N_FFT
 from .zipenhancer import ZipEnhancer
 
 
@@ -18,14 +17,12 @@ def describe(name: str = "tiny") -> dict:
     folder = find_model(name)
     path = os.path.join(folder, WEIGHTS_FILE)
     model = load_model(folder)
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
     return {
         "model": name,
         "folder": os.path.abspath(folder),
         "checkpoint": WEIGHTS_FILE,
         "bytes": os.path.getsize(path),
-        "sha256": digest,
+        "sha256": sha256(path),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "flops_per_second": flops_per_second(model),
         "channels": model.config.channels,

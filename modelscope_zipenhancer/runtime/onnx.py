@@ -4,7 +4,6 @@ From a model dir's model.onnx (onnx_export.py), which goes from waveform to wave
 onnx_model.onnx, the network alone as on the model card: then the signal around it is computed here.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ModelNotFoundError, OptionError
-from ..names import CARD_ONNX_FILE, ONNX_FILE, WEIGHTS_FILE
+from ..files import sha256
+from ..names import CARD_ONNX_FILE, COMPRESSION, HOP_LENGTH, N_FFT, ONNX_FILE, SILENCE_POWER, WEIGHTS_FILE
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -22,8 +22,6 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 
-# As in network/spectrum.py, which imports torch.
-N_FFT, HOP_LENGTH, COMPRESSION, SILENCE_POWER = 400, 100, 0.3, 1e-20
 BINS = N_FFT // 2 + 1
 
 
@@ -152,12 +150,6 @@ def load(
             f"`zipenhancer export {model_dir} -o {path}`"
         )
     return backend
-
-
-def sha256(path: str) -> str:
-    """The hash of a file, as `zipenhancer info` says it of a checkpoint."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def available(runtime: Any) -> list[str]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, OutputError
-from ..files import check_folder, replacing
+from ..files import check_folder, replacing, sha256
 from ..names import MODEL_TYPE, SAMPLE_RATE, WEIGHTS_FILE
 from ..network.checkpoint import load_model
 from ..network.spectrum import denoise
 from ..network.zipenhancer import ZipEnhancer
-from .onnx import OnnxBackend, sha256
+from .onnx import OnnxBackend
 
 FORMS = ("waveform", "card")
 PRECISIONS = ("fp32", "fp16")

@@ -24,7 +24,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from ..network.spectrum import COMPRESSION, HOP_LENGTH, N_FFT, SILENCE_POWER
+from ..names import COMPRESSION, HOP_LENGTH, N_FFT, SILENCE_POWER
 from ..network.zipenhancer import DownsampledBlock, DualPathBlock, ZipEnhancer
 from ..network.zipformer import RelativePositions
 from .onnx import BINS, windowed_dft

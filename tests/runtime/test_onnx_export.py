@@ -18,8 +18,8 @@ from modelscope_zipenhancer.network.spectrum import analyse
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from modelscope_zipenhancer.files import sha256  # noqa: E402
 from modelscope_zipenhancer.runtime import onnx_export  # noqa: E402
-from modelscope_zipenhancer.runtime.onnx import sha256  # noqa: E402
 from modelscope_zipenhancer.runtime.onnx_export import definition, export_onnx, weights_sha256  # noqa: E402
 
 LENGTHS = (1, 99, 100, 399, 400, 16000, 33333, 96000)
