@@ -13,6 +13,14 @@ class AudioError(ZipEnhancerError, ValueError):
     """The input is no audio that can be enhanced: empty, damaged, NaN, of an unknown format."""
 
 
+class LimitError(AudioError):
+    """The input is longer than whoever serves it allows: its bytes, its seconds, or its samples."""
+
+
+class ForbiddenError(AudioError):
+    """The caller of a service asked for what only a program on the machine may: a path, a file to write."""
+
+
 class AudioNotFoundError(ZipEnhancerError, FileNotFoundError):
     """The path of the input leads nowhere, or to a folder."""
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..errors import AudioError
+from ..errors import AudioError, LimitError
+from .fetch import OPEN, Policy
 from .resample import resample
 from .samples import BLOCK, Recording, Samples, check_finite, to_float32, to_mono
 
@@ -71,11 +72,11 @@ def container_of(head: bytes) -> str | None:
     return None
 
 
-def decode(file: Any, name: str, strict: bool = False, max_duration: float | None = None) -> Recording:
+def decode(file: Any, name: str, strict: bool = False, policy: Policy = OPEN) -> Recording:
     """Read a seekable binary file from where it is; `name` is what errors call it.
 
-    strict: AudioError where a warning would say that audio is missing. max_duration: AudioError beyond so
-    many seconds, whatever the header says.
+    strict: AudioError where a warning would say that audio is missing. policy: its limits of length hold,
+    whatever the header says.
     """
     if file.tell():  # FFmpeg counts from a file's start
         file = io.BytesIO(file.read())
@@ -89,25 +90,23 @@ def decode(file: Any, name: str, strict: bool = False, max_duration: float | Non
     if len(begins) > JOINED:
         raise AudioError(f"{name} is {len(begins)} files in one, {JOINED} are read at most")
     if len(begins) == 1:
-        found = _decode_one(file, demuxer, head, name, max_duration)
+        found = _decode_one(file, demuxer, head, name, policy)
     else:
-        found = _decode_joined(file, begins, demuxer, name, max_duration)
+        found = _decode_joined(file, begins, demuxer, name, policy)
     if strict and found.warnings:
         raise AudioError(f"{name}: {found.warnings[0]}")
     check_finite(found.samples, name)
     return found
 
 
-def _decode_one(
-    file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None
-) -> Recording:
+def _decode_one(file: Any, demuxer: str | None, head: bytes, name: str, policy: Policy) -> Recording:
     readers = [_by_libsndfile] if demuxer is None or demuxer in LIBSNDFILE else []
     readers += [_by_pyav] if demuxer is not None else []
     best, problem = None, "without audio"
     for read in readers:
         file.seek(0)
         try:
-            found = read(file, demuxer, head, name, max_duration)
+            found = read(file, demuxer, head, name, policy)
         except _Unreadable as error:
             problem = str(error)
             continue
@@ -122,9 +121,7 @@ def _decode_one(
     return best
 
 
-def _decode_joined(
-    file: Any, begins: list[int], demuxer: str | None, name: str, max_duration: float | None
-) -> Recording:
+def _decode_joined(file: Any, begins: list[int], demuxer: str | None, name: str, policy: Policy) -> Recording:
     """The files that begin at these bytes, one after the other, at the rate and channels of the first."""
     samples, rate = None, 0
     warnings: tuple[str, ...] = ()
@@ -133,7 +130,9 @@ def _decode_joined(
         part = io.BytesIO(file.read(end - begin if end > 0 else -1))
         head = part.read(HEAD)
         try:
-            x, part_rate, warned = _decode_one(part, demuxer, head, name, max_duration)
+            x, part_rate, warned = _decode_one(part, demuxer, head, name, policy)
+        except LimitError:
+            raise
         except AudioError as error:
             if samples is None:
                 raise
@@ -142,11 +141,13 @@ def _decode_joined(
         warnings += warned
         if samples is None:
             samples, rate = Samples(x.shape[1]), part_rate
+        length = len(samples) + -(-len(x) * rate // part_rate)  # before it becomes so long
+        policy.check_length(length, samples.channels, rate, name)
         if x.shape[1] != samples.channels:
             x = np.repeat(to_mono(x)[:, None], samples.channels, axis=1)
         if part_rate != rate:
             x = np.stack([resample(x[:, i], part_rate, rate) for i in range(x.shape[1])], axis=1)
-        _append(samples, x, rate, name, max_duration)
+        samples.append(x)
     assert samples is not None
     return Recording(samples.take(), rate, warnings)
 
@@ -222,18 +223,15 @@ def _missing(have: float, promised: float) -> tuple[str, ...]:
     return (f"{promised - have:.2f} s of {promised:.2f} s are missing: the file was cut off",)
 
 
-def _append(samples: Samples, block: np.ndarray, rate: int, name: str, max_duration: float | None) -> None:
+def _append(samples: Samples, block: np.ndarray, rate: int, name: str, policy: Policy) -> None:
+    policy.check_length(len(samples) + len(block), samples.channels, rate, name)
     samples.append(block)
-    if max_duration is not None and len(samples) > max_duration * rate:
-        raise AudioError(f"{name} is longer than the limit of {max_duration:g} s")
 
 
 # ---- libsndfile --------------------------------------------------------------------------------
 
 
-def _by_libsndfile(
-    file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None
-) -> Recording:
+def _by_libsndfile(file: Any, demuxer: str | None, head: bytes, name: str, policy: Policy) -> Recording:
     promised, present, behind = 0, 0, 0
     if demuxer == "wav":
         promised, present, behind = _data_of_wav(file, name)
@@ -246,7 +244,7 @@ def _by_libsndfile(
         with soundfile.SoundFile(file) as sound:
             rate, samples = sound.samplerate, Samples(sound.channels)
             for block in blocks_of(sound):
-                _append(samples, block, rate, name, max_duration)
+                _append(samples, block, rate, name, policy)
             if demuxer == "flac" and len(samples) < sound.frames < 1 << 60:
                 raise _Unreadable("cut off")
             said, sizes = (re.findall(pattern, sound.extra_info) for pattern in (_SHORTER, _SIZE))
@@ -347,7 +345,7 @@ def _ogg_links(file: Any) -> tuple[list[int], bool]:
 # ---- PyAV --------------------------------------------------------------------------------------
 
 
-def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duration: float | None) -> Recording:
+def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, policy: Policy) -> Recording:
     assert demuxer is not None
     kind = CONTAINERS[demuxer][0]
     try:
@@ -376,11 +374,11 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, max_duratio
                 frame.pts = None  # of gaps and repeats the queue would complain
                 fifo.write(frame)
                 if fifo.samples > BLOCK // 8:  # fewer and longer blocks: half the time
-                    _append(samples, _array(fifo.read()), rate, name, max_duration)
+                    _append(samples, _array(fifo.read()), rate, name, policy)
             if samples is None:
                 raise _Unreadable("without audio")
             if fifo.samples:
-                _append(samples, _array(fifo.read()), rate, name, max_duration)
+                _append(samples, _array(fifo.read()), rate, name, policy)
             end -= float((stream.start_time or 0) * stream.time_base)
             duration = container.duration / av.time_base if container.duration else 0.0
             if stream.duration is not None:

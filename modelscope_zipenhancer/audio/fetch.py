@@ -1,16 +1,20 @@
 """Downloads, and what a source may be: the policy."""
 
+import contextlib
 import http.client
 import io
 import ipaddress
 import socket
+import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ..errors import AudioError, FetchError
+from ..errors import AudioError, FetchError, LimitError
 
 FETCH_TIMEOUT = 20.0  # seconds without a byte before a URL counts as stalled
 BLOCK = 1 << 20  # bytes read at a time
@@ -18,49 +22,76 @@ BLOCK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be read, and how much of it. The default is for a program that trusts its caller.
+    """What may be read and written for a caller, and how much of it. A limit that is None is none.
 
-    A server that is handed URLs and bytes by strangers closes it: Policy(max_bytes=..., max_duration=...,
-    private_addresses=False, local_files=False).
+    OPEN, the default, is for a program that trusts its caller; SERVED for a server that is handed bytes and
+    URLs by strangers.
     """
 
     max_bytes: int | None = None  # of a source, as it is stored or sent: a download, a pipe, bytes, a file
+    max_duration: float | None = None  # seconds of audio, whatever the header says
+    max_samples: int | None = None  # of all channels together: 4 bytes each, while it is worked on
     fetch_seconds: float | None = 300.0  # for a whole download
     private_addresses: bool = True  # URLs of this machine and of the networks that it is in
     local_files: bool = True  # paths and file://
-    max_duration: float | None = None  # seconds of audio, whatever the header says
+    output_files: bool = True  # a caller may name a file to be written: ModelScope's output_path
 
     def check_bytes(self, count: int, name: str) -> None:
-        """AudioError if a source of `count` bytes is beyond the limit."""
+        """LimitError if a source of `count` bytes is beyond the limit."""
         if self.max_bytes is not None and count > self.max_bytes:
-            raise AudioError(f"{name} is longer than the limit of {self.max_bytes} bytes")
+            raise LimitError(f"{name} is longer than the limit of {self.max_bytes} bytes")
+
+    def check_length(self, samples: int, channels: int, rate: int, name: str) -> None:
+        """LimitError if so much audio, `samples` of each channel, is beyond the limits."""
+        if self.max_duration is not None and samples > self.max_duration * rate:
+            raise LimitError(f"{name} is longer than the limit of {self.max_duration:g} s")
+        if self.max_samples is not None and samples * channels > self.max_samples:
+            raise LimitError(
+                f"{name} has more samples than the limit of {self.max_samples} in {channels} channel(s)"
+            )
 
 
 OPEN = Policy()
+SERVED = Policy(
+    max_bytes=10 << 20,  # what the hub's widget takes
+    max_duration=900.0,
+    max_samples=30_000_000,  # 5 min of stereo at 48 kHz, 120 MB
+    fetch_seconds=30.0,
+    private_addresses=False,
+    local_files=False,
+    output_files=False,
+)
 
 
 def fetch(url: str, policy: Policy = OPEN) -> bytes:
-    """Download a URL; FetchError when it fails, stalls, ends early or isn't allowed, redirects included."""
+    """Download a URL.
+
+    Raises FetchError when it fails, stalls, ends early or isn't allowed, LimitError when it is too large;
+    after redirects too.
+    """
     name = shortened(url)
-    deadline = time.monotonic() + (policy.fetch_seconds or float("inf"))
-    whole = io.BytesIO()
-    try:
-        request = urllib.request.Request(_quoted(url), headers={"User-Agent": "modelscope-zipenhancer"})
-        with _opener(policy).open(request, timeout=FETCH_TIMEOUT) as answer:
-            promised = answer.length  # None where the server doesn't say
-            if promised is not None:
-                policy.check_bytes(promised, name)
-            while part := answer.read1(BLOCK):  # what is there: a deadline holds on a slow line too
-                whole.write(part)
-                policy.check_bytes(whole.tell(), name)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not done after {policy.fetch_seconds:.0f} s")
-        if promised is not None and whole.tell() < promised:
-            raise FetchError(f"{name} ended early: {whole.tell()} of {promised} bytes came")
-    except (FetchError, AudioError):
-        raise
-    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
-        raise FetchError(f"{name} can't be fetched: {error}") from error
+    whole, late = io.BytesIO(), f"{name} can't be fetched: not done after {policy.fetch_seconds or 0:.0f} s"
+    with _Deadline(policy.fetch_seconds) as deadline:
+        try:
+            request = urllib.request.Request(_quoted(url), headers={"User-Agent": "modelscope-zipenhancer"})
+            with _opener(policy, deadline).open(request, timeout=FETCH_TIMEOUT) as answer:
+                promised = answer.length  # None where the server doesn't say
+                if promised is not None:
+                    policy.check_bytes(promised, name)
+                while part := answer.read1(BLOCK):  # what is there: a deadline holds on a slow line too
+                    whole.write(part)
+                    policy.check_bytes(whole.tell(), name)
+            if deadline.over():
+                raise FetchError(late)
+            if promised is not None and whole.tell() < promised:
+                raise FetchError(f"{name} ended early: {whole.tell()} of {promised} bytes came")
+        except (FetchError, AudioError):
+            raise
+        except (OSError, ValueError, http.client.HTTPException) as error:  # URLError, time-outs: OSErrors
+            message = late if deadline.over() else f"{name} can't be fetched: {error}"
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            raise FetchError(message) from error
     return whole.getvalue()
 
 
@@ -79,49 +110,120 @@ def _quoted(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
-def _opener(policy: Policy) -> urllib.request.OpenerDirector:
+class _Deadline:
+    """Shuts the connections of a download when its time is up, whatever they are waiting for.
+
+    A time-out of a socket is for each byte: headers that drip, or a TLS handshake, would go on for hours.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = time.monotonic() + seconds if seconds is not None else float("inf")
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._shut) if seconds is not None else None
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def holds(self, connection: socket.socket) -> None:
+        self._sockets.append(connection.dup())  # TLS takes the first descriptor away
+        if self.over():  # after the timer: a redirect
+            self._shut()
+
+    def __enter__(self) -> "_Deadline":
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer.join()
+        for connection in self._sockets:
+            connection.close()
+
+    def _shut(self) -> None:
+        for connection in list(self._sockets):
+            with contextlib.suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _opener(policy: Policy, deadline: _Deadline) -> urllib.request.OpenerDirector:
     """What opens http and https, and no other scheme that a redirect may lead to."""
-    if policy.private_addresses:
-        return urllib.request.build_opener(_Redirects)
-    no_proxy = urllib.request.ProxyHandler({})  # a proxy would look up the host where we don't see it
-    return urllib.request.build_opener(no_proxy, _Redirects, _PublicHTTP, _PublicHTTPS)
+    handlers = [_Redirects(), _HTTP(policy, deadline), _HTTPS(policy, deadline)]
+    if not policy.private_addresses:
+        handlers.append(urllib.request.ProxyHandler({}))  # it would look up the host where we don't see it
+    return urllib.request.build_opener(*handlers)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request: Any, *args: Any) -> Any:
+    def redirect_request(self, request: Any, answer: Any, *args: Any) -> Any:
         url = args[-1]
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            answer.close()
             raise FetchError(f"{shortened(request.full_url)} redirects to {shortened(url)}, which isn't HTTP")
-        return super().redirect_request(request, *args)
+        return super().redirect_request(request, answer, *args)
+
+
+class _HTTP(urllib.request.HTTPHandler):
+    def __init__(self, policy: Policy, deadline: _Deadline) -> None:
+        super().__init__()
+        self._connection = partial(_Connection, policy=policy, deadline=deadline)
+
+    def http_open(self, request: Any) -> Any:
+        return self.do_open(self._connection, request)
+
+
+class _HTTPS(urllib.request.HTTPSHandler):
+    def __init__(self, policy: Policy, deadline: _Deadline) -> None:
+        super().__init__()
+        self._connection = partial(_TLSConnection, policy=policy, deadline=deadline)
+
+    def https_open(self, request: Any) -> Any:
+        return self.do_open(self._connection, request)
+
+
+class _Connection(http.client.HTTPConnection):
+    """Looks its host up once, and connects to the addresses that were checked.
+
+    A second look-up could give another answer: a name server may change its mind (DNS rebinding).
+    """
+
+    def __init__(self, *args: Any, policy: Policy, deadline: _Deadline, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._policy, self._deadline = policy, deadline
+        self._create_connection = self._connected  # what http.client makes its socket with
+
+    def _connected(self, address: tuple[str, int], *args: Any) -> socket.socket:
+        if self._policy.private_addresses:
+            connection = socket.create_connection(address, *args)
+        else:
+            connection = _connect_public(*address, *args)
+        self._deadline.holds(connection)
+        return connection
+
+
+class _TLSConnection(_Connection, http.client.HTTPSConnection):
+    """The same with TLS, whose certificate is checked against the host's name."""
+
+
+def _connect_public(host: str, port: int, *args: Any) -> socket.socket:
+    """A connection to the first of a host's addresses that answers; FetchError if one of them is private."""
+    found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for address in found:
+        _check_public(host, address)
+    problem = OSError(f"{host!r} has no address")
+    for address in found:
+        try:
+            return socket.create_connection((address, port), *args)
+        except OSError as error:
+            problem = error
+    raise problem
 
 
 def _check_public(host: str, address: str) -> None:
     ip: Any = ipaddress.ip_address(address.partition("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    if not ip.is_global or ip.is_multicast:
+    ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    # is_reserved: IPv6 addresses that stand for an IPv4 address, as a NAT64 gateway takes them, among others
+    if not ip.is_global or ip.is_multicast or ip.is_reserved:
         raise FetchError(f"{host!r} isn't allowed here: an address of this machine or of a private network")
-
-
-class _PublicConnection(http.client.HTTPConnection):
-    """Connects to public addresses only."""
-
-    def connect(self) -> None:
-        for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
-            _check_public(self.host, str(address[0]))
-        super().connect()
-        # Once more, of the address that it is: a name server may give another answer each time.
-        _check_public(self.host, self.sock.getpeername()[0])
-
-
-class _PublicTLSConnection(_PublicConnection, http.client.HTTPSConnection):
-    """The same with TLS: its connect comes between, by the order of the bases."""
-
-
-class _PublicHTTP(urllib.request.HTTPHandler):
-    def http_open(self, request: Any) -> Any:
-        return self.do_open(_PublicConnection, request)
-
-
-class _PublicHTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, request: Any) -> Any:
-        return self.do_open(_PublicTLSConnection, request)

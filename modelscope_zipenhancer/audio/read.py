@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..errors import AudioError, AudioNotFoundError
+from ..errors import AudioError, AudioNotFoundError, ForbiddenError
 from ..names import SAMPLE_RATE
 from .decode import HEAD, blocks_of, container_of, decode
 from .fetch import OPEN, Policy, fetch, shortened
@@ -61,7 +61,9 @@ def load(
         return _from_sound(source, name, policy)
     if hasattr(source, "shape") and not isinstance(source, str):  # numpy.str_ has a shape
         rate = int(sample_rate or SAMPLE_RATE)
-        return Recording(_checked_duration(_from_array(source, name), rate, name, policy), rate)
+        x = _from_array(source, name)
+        policy.check_length(len(x), x.shape[1], rate, name)
+        return Recording(x, rate)
     if isinstance(source, str):
         text = source.strip()
         if re.match(r"https?://", text, re.IGNORECASE):
@@ -74,7 +76,7 @@ def load(
             return _decode(io.BytesIO(_from_base64(text)), name, strict, policy)
     if isinstance(source, (str, os.PathLike)):
         if not policy.local_files:
-            raise AudioError(f"{name} is a path, which isn't allowed here: give a URL, bytes or base64")
+            raise ForbiddenError(f"{name} is a path, which isn't allowed here: send the audio, or a URL")
         path = os.fspath(source)
         if len(path) > LONGEST_PATH:
             raise AudioError(f"{name} is no path, and no base64 of audio that is known")
@@ -127,7 +129,7 @@ def _decode(file: Any, name: str, strict: bool, policy: Policy) -> Recording:
     if policy.max_bytes is not None:
         policy.check_bytes(file.seek(0, io.SEEK_END), name)
         file.seek(0)
-    return decode(file, name, strict, policy.max_duration)
+    return decode(file, name, strict, policy)
 
 
 def _from_file(file: Any, name: str, strict: bool, policy: Policy) -> Recording:
@@ -148,17 +150,11 @@ def _from_sound(sound: soundfile.SoundFile, name: str, policy: Policy) -> Record
     samples = Samples(sound.channels)
     try:
         for block in blocks_of(sound):
+            policy.check_length(len(samples) + len(block), sound.channels, sound.samplerate, name)
             samples.append(block)
-            _checked_duration(samples, sound.samplerate, name, policy)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise AudioError(f"{name} can't be read: {error}") from error
     return Recording(check_finite(samples.take(), name), sound.samplerate)
-
-
-def _checked_duration(x: Any, rate: int, name: str, policy: Policy) -> Any:
-    if policy.max_duration is not None and len(x) > policy.max_duration * rate:
-        raise AudioError(f"{name} is longer than the limit of {policy.max_duration:g} s")
-    return x
 
 
 def _from_array(source: Any, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..audio.fetch import Policy
 from ..audio.read import read
 from ..audio.resample import check_rate, fit, resample
 from ..audio.samples import to_mono
@@ -80,7 +81,13 @@ class Enhancer:
         return AT_ONCE if preferred_batch_size(self.backend) > 1 else 1
 
     def __call__(
-        self, source: Any, sample_rate: int | None = None, *, strict: bool = False, **options: Any
+        self,
+        source: Any,
+        sample_rate: int | None = None,
+        *,
+        strict: bool = False,
+        policy: Policy | None = None,
+        **options: Any,
     ) -> np.ndarray:
         """Enhance a recording.
 
@@ -90,6 +97,7 @@ class Enhancer:
             source: what `audio.read` reads: a path, URL, bytes, an open file, an array, ...
             sample_rate: Hz, of an array or tensor; 16000 unless given.
             strict: refuse a recording of which a part is missing, instead of a warning in the log.
+            policy: what may be read, and how much of it; audio.fetch.SERVED for what strangers send.
             options: those of `enhance`.
 
         Returns:
@@ -99,7 +107,7 @@ class Enhancer:
         Raises:
             AudioError, AudioNotFoundError, FetchError, OptionError.
         """
-        y = self.enhance(*read(source, sample_rate, strict=strict), **options)
+        y = self.enhance(*read(source, sample_rate, strict=strict, policy=policy), **options)
         return y[:, 0] if y.shape[1] == 1 else y
 
     def enhance(
@@ -176,6 +184,7 @@ class Enhancer:
         sample_rate: int | None = None,
         *,
         strict: bool = False,
+        policy: Policy | None = None,
         bits: int | str | None = None,
         bitrate: float | None = None,
         **options: Any,
@@ -185,14 +194,14 @@ class Enhancer:
         Args:
             source, sample_rate, options: as of a call.
             path: its suffix names the format.
-            strict: refuse a recording of which a part is missing, instead of a warning in the log.
+            strict, policy: as of a call.
             bits, bitrate: as `audio.write` has them.
 
         Raises:
             OutputError before the work if the path can't be written, else as a call does.
         """
         check_output(path, bits=bits, bitrate=bitrate)
-        x, rate = read(source, sample_rate, strict=strict)
+        x, rate = read(source, sample_rate, strict=strict, policy=policy)
         target = int(options.get("output_rate") or rate)
         check_output(path, target, 1 if options.get("mono") else x.shape[1], bits, bitrate)
         y = self.enhance(x, rate, **options)

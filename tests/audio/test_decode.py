@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import threading
+import tracemalloc
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from recordings import SECONDS, by_av, by_soundfile, samples_of, speech
 from modelscope_zipenhancer.audio.decode import CONTAINERS, container_of
 from modelscope_zipenhancer.audio.fetch import Policy
 from modelscope_zipenhancer.audio.read import load
-from modelscope_zipenhancer.errors import AudioError
+from modelscope_zipenhancer.errors import AudioError, LimitError
 
 # container, codec, rates, channels, samples by which a codec's last frame may differ
 SPEECH_RATES = (8000, 16000, 44100, 48000)
@@ -482,6 +483,31 @@ def test_a_limit_of_duration_holds_for_every_reader_whatever_the_header_says():
         with pytest.raises(AudioError, match="longer than the limit of 0.5 s"):
             load(data, policy=closed)
         assert len(load(data, policy=Policy(max_duration=60)).samples)
+
+
+def test_zeros_packed_into_a_small_file_are_refused_before_they_are_in_memory():
+    file = by_soundfile("FLAC", "PCM_16", np.zeros((4_000_000, 8), np.int16), 48000)  # 128 MB of float32
+    assert len(file) < 200_000
+    for policy, message in (
+        (Policy(max_samples=2_000_000), "more samples than the limit of 2000000 in 8 channel"),
+        (Policy(max_duration=10), "longer than the limit of 10 s"),
+    ):
+        tracemalloc.start()
+        with pytest.raises(LimitError, match=message):
+            load(file, policy=policy)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+        tracemalloc.stop()
+    assert len(load(file).samples) == 4_000_000  # a program that trusts its caller has it all
+
+
+def test_files_joined_to_one_are_measured_at_the_rate_and_channels_that_they_are_brought_to():
+    begin = by_soundfile("WAV", "PCM_16", np.zeros((100, 64), np.int16), 96000)
+    then = by_soundfile("WAV", "PCM_16", np.zeros((100_000, 1), np.int16), 1000)  # 614 million samples there
+    tracemalloc.start()
+    with pytest.raises(LimitError, match="more samples"):
+        load(begin + then, policy=Policy(max_samples=1_000_000))
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
 
 
 def test_garbage_is_refused_or_read_but_never_raises_anything_else():

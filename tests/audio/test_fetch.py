@@ -116,17 +116,18 @@ def test_a_limit_of_bytes_ends_a_download(server):
             fetch(url + path, Policy(max_bytes=1000))
 
 
-def test_a_limit_of_seconds_holds_on_a_line_that_drips(server):
+@pytest.mark.parametrize(
+    "begins", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: ", b"H", b""]
+)
+def test_a_limit_of_seconds_holds_on_a_line_that_drips(server, begins):
     url, _, answers = server
     stop = threading.Event()
 
     def drips(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", "100000")
-        handler.end_headers()
+        handler.wfile.write(begins)
         try:
             while not stop.wait(0.05):
-                handler.wfile.write(b"x")
+                handler.wfile.write(b"x" if begins else b"")
         except OSError:
             pass
 
@@ -152,31 +153,72 @@ def test_a_closed_policy_reaches_no_address_of_this_machine(server):
 
 PRIVATE = ["10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1"]
 
+WITHIN = ["::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "2001:0:7f00:1::1"]  # NAT64, 6to4, Teredo
+
 
 @pytest.mark.parametrize(
-    "address", [*PRIVATE, "::1", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1"]
+    "address",
+    [*PRIVATE, "::1", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", *WITHIN],
 )
 def test_a_closed_policy_knows_the_private_addresses(address):
     with pytest.raises(FetchError, match="isn't allowed here"):
         fetching._check_public("host", address)
-    fetching._check_public("host", "93.184.216.34")
+    for public in ("93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34"):
+        fetching._check_public("host", public)
 
 
-def test_a_name_that_leads_elsewhere_at_the_second_look_up_is_sent_nothing(server, monkeypatch):
+@pytest.fixture
+def names(monkeypatch):
+    """{host: the addresses that its look-ups give, in turn}, and the look-ups."""
+    table, looked_up, true = {}, [], socket.getaddrinfo
+
+    def lookup(host, port, *args, **kwargs):
+        if host not in table:
+            return true(host, port, *args, **kwargs)
+        looked_up.append(host)
+        address = table[host][min(looked_up.count(host), len(table[host])) - 1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    return table, looked_up
+
+
+def test_a_name_that_leads_to_this_machine_is_refused_by_a_closed_policy_alone(server, names):
     url, asked, answers = server
     answers["/a.wav"] = sends(WAV)
-    true, looked_up = socket.getaddrinfo, []
-
-    def rebinding(host, port, *args, **kwargs):
-        looked_up.append(host)
-        if len(looked_up) == 1:
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", port))]
-        return true("127.0.0.1", port, *args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    names[0]["inside.example"] = ["127.0.0.1"]
+    target = f"http://inside.example:{url.rpartition(':')[2]}/a.wav"
+    assert fetch(target) == WAV
     with pytest.raises(FetchError, match="isn't allowed here"):
-        fetch(f"http://rebinding.example:{url.rpartition(':')[2]}/a.wav", CLOSED)
-    assert len(looked_up) > 1 and asked == []
+        fetch(target, CLOSED)
+    assert len(asked) == 1
+
+
+def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_to(
+    server, names, monkeypatch
+):
+    url, asked, answers = server
+    answers["/a.wav"] = sends(WAV)
+    names[0]["rebinding.example"] = ["93.184.216.34", "127.0.0.1"]
+    target = f"http://rebinding.example:{url.rpartition(':')[2]}/a.wav"
+    connected, true = [], socket.create_connection
+
+    def connect(address, *args):
+        connected.append(address[0])
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError("the test has no network")
+        return true(address, *args)
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(FetchError, match="no network"):
+        fetch(target, CLOSED)
+    assert (names[1], connected, asked) == (["rebinding.example"], ["93.184.216.34"], [])
+    # A host that has a public and a private address is refused as a whole.
+    both = [(2, 1, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: both)
+    with pytest.raises(FetchError, match="isn't allowed here"):
+        fetch("http://both.example/a.wav", CLOSED)
+    assert len(connected) == 1
 
 
 def test_redirects_are_followed_and_checked_by_the_same_policy(server, monkeypatch):

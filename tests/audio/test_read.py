@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from recordings import by_av, by_soundfile, speech
 
-from modelscope_zipenhancer.audio.fetch import Policy
+from modelscope_zipenhancer.audio.fetch import OPEN, SERVED, Policy
 from modelscope_zipenhancer.audio.read import load, read
 from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError
 
@@ -193,6 +193,15 @@ def test_a_limit_of_duration_holds_for_arrays_and_sound_files_too():
     for make in (lambda: SAMPLES, lambda: soundfile.SoundFile(io.BytesIO(WAV))):
         with pytest.raises(AudioError, match="limit of 1 s"):
             load(make(), policy=limit)
+
+
+def test_what_strangers_send_is_closed_and_what_a_program_reads_is_free():
+    assert Policy() == OPEN
+    assert not (SERVED.local_files or SERVED.private_addresses or SERVED.output_files)
+    for name in ("max_bytes", "max_duration", "max_samples", "fetch_seconds"):
+        assert getattr(SERVED, name)
+    assert OPEN.local_files and OPEN.private_addresses and OPEN.output_files
+    assert OPEN.max_bytes is OPEN.max_duration is OPEN.max_samples is None
 
 
 class _Unseekable(io.RawIOBase):
