@@ -75,17 +75,25 @@ def _temporary_stem(path: str) -> str:
 
 def remove_leftovers(paths: Iterable[str]) -> None:
     """Remove what killed processes of this machine had begun to write for these paths."""
-    begun = {}  # {folder: what the temporary names in it begin with}
+    for folder, names in by_folder(paths).items():
+        try:
+            begun = [found for name in os.listdir(folder or ".") if (found := TEMPORARY.fullmatch(name))]
+        except OSError:  # not there: nothing was begun
+            continue
+        stems = {_temporary_stem(name) for name in names} if begun else set()
+        for found in begun:
+            if found[1] in stems and not _is_running(int(found[2])):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(folder, found[0]))
+
+
+def by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
+    """{folder: names in it} of paths, in their order: to look into each folder once."""
+    folders = {}
     for path in paths:
-        folder, name = os.path.split(_temporary_stem(path))
-        begun.setdefault(folder, set()).add(name)
-    for folder, names in begun.items():
-        with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
-            for entry in entries:
-                found = TEMPORARY.fullmatch(entry.name)
-                if found and found[1] in names and not _is_running(int(found[2])):
-                    with contextlib.suppress(OSError):
-                        os.unlink(entry.path)
+        folder, name = os.path.split(path)
+        folders.setdefault(folder, []).append(name)
+    return folders
 
 
 def _is_running(pid: int) -> bool:
@@ -142,7 +150,7 @@ def recordings(folder: str | os.PathLike, skip: str | os.PathLike | None = None)
         logger.warning("left out: the folder %r can't be read: %s", error.filename, error.strerror)
 
     seen = {real_path(skip)} - {real_path(folder)} if skip else set()
-    found, starts = [], [folder]
+    found, starts = {}, [folder]
     for start in starts:  # grows: links wait until the folders that are really there have been read
         for parent, folders, files in os.walk(start, onerror=unread):
             real = real_path(parent)
@@ -152,9 +160,10 @@ def recordings(folder: str | os.PathLike, skip: str | os.PathLike | None = None)
             seen.add(real)
             folders[:] = sorted(name for name in folders if name[0] != ".")
             starts += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
-            found += [(parent, name) for name in files if name[0] != "." and is_recording(name)]
-    for parent, name in sorted(found):
-        yield os.path.join(parent, name)
+            found[parent] = sorted(name for name in files if name[0] != "." and is_recording(name))
+    for parent in sorted(found):
+        above = os.path.join(parent, "")
+        yield from (above + name for name in found[parent])
 
 
 def is_recording(name: str) -> bool:

@@ -8,18 +8,16 @@ import functools
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ..audio.write import FORMATS
 from ..errors import AudioNotFoundError, OptionError, OutputError
-from ..files import real_path, recordings
+from ..files import by_folder, real_path, recordings
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     source: str  # a path or URL
     output: str  # a path
     renamed: bool = False  # the output has a name of its own, since another recording has the usual one
@@ -29,12 +27,6 @@ class Claim(NamedTuple):
     source: str
     output: str  # where it would go if no other recording went there
     suffix: str  # the source's own
-
-
-class Found(NamedTuple):
-    source: str
-    name: str  # relative to the output folder
-    folder: str  # the name of the input folder that it was found in, or ''
 
 
 def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) -> list[Job]:
@@ -60,13 +52,15 @@ def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) 
         raise OptionError(f"-o {output!r} and --format {suffix[1:]} disagree: leave one out")
     claims = []
     for item in inputs:
-        for source, name, folder in _expand(item, output):
+        folder = _folder_name(item)
+        into = os.path.join(output or f"{folder}_enhanced", "")
+        for source, name in _expand(item, output):
             stem, given = os.path.splitext(name)
-            own = given.lower() if given.lower() in FORMATS else ".wav"
             if output and not into_folder:
                 target = output
             elif output or folder:
-                target = os.path.join(output or f"{folder}_enhanced", stem + (suffix or own))
+                own = given.lower()
+                target = into + stem + (suffix or (own if own in FORMATS else ".wav"))
             else:
                 target = f"{os.path.basename(stem)}_enhanced{suffix or '.wav'}"
             claims.append(Claim(source, target, given))
@@ -78,16 +72,20 @@ def names_several(inputs: list[str]) -> bool:
     return len(inputs) > 1 or os.path.isdir(inputs[0]) or _is_pattern(inputs[0])
 
 
-def refuse_inputs_as_outputs(jobs: Iterable[Job]) -> None:
+def refuse_inputs_as_outputs(jobs: Sequence[Job]) -> None:
     """OutputError if a job would write over a recording of this run."""
-    real = _real_paths()
-    sources = {real(job.source) for job in jobs}
-    over = [job.output for job in jobs if real(job.output) in sources]
-    if over:
-        more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
-        raise OutputError(
-            f"the output {over[0]!r} is the input{more}: name another with -o, or pass --overwrite"
-        )
+    sources = _real_names(job.source for job in jobs)
+    outputs = _real_names(job.output for job in jobs)
+    both = {folder: sources[folder] & outputs[folder] for folder in sources.keys() & outputs}
+    if not any(both.values()):
+        return
+    over = []
+    for job in jobs:
+        folder, name = os.path.split(real_path(job.output))
+        if name in both.get(folder, ()):
+            over.append(job.output)
+    more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
+    raise OutputError(f"the output {over[0]!r} is the input{more}: name another with -o, or pass --overwrite")
 
 
 def split_done(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
@@ -106,9 +104,9 @@ def _distinct(claims: list[Claim]) -> Iterator[Job]:
     """Jobs of which each recording has one output, and each output one recording."""
     absolute = functools.cache(os.path.abspath)
 
-    def key_of(output: str) -> tuple[str, str]:
+    def key_of(output: str) -> str:
         folder, name = os.path.split(output)
-        return absolute(folder), os.path.normcase(name)
+        return os.path.join(absolute(folder), os.path.normcase(name))
 
     keys = [key_of(claim.output) for claim in claims]
     holders = {}  # {key: the claim that gets the output}
@@ -132,44 +130,45 @@ def _distinct(claims: list[Claim]) -> Iterator[Job]:
             yield Job(claim.source, own, renamed=True)
 
 
-def _expand(item: str, output: str | None) -> Iterator[Found]:
-    """The recordings that one input stands for."""
+def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
+    """(source, name relative to the output folder) of the recordings that one input stands for."""
     if re.match(r"https?://", item, re.IGNORECASE):
-        yield Found(item, os.path.basename(unquote(urlsplit(item).path)) or "download", "")
+        yield item, os.path.basename(unquote(urlsplit(item).path)) or "download"
     elif os.path.isdir(item):
-        folder = os.path.basename(os.path.abspath(item)) or "root"
-        above = len(os.path.join(item, ""))
-        found = [
-            Found(path, path[above:], folder)
-            for path in recordings(item, skip=output or f"{folder}_enhanced")
-        ]
-        if not found:
+        above, path = len(os.path.join(item, "")), None
+        for path in recordings(item, skip=output or f"{_folder_name(item)}_enhanced"):
+            yield path, path[above:]
+        if not path:
             raise AudioNotFoundError(f"no recordings in the folder {item!r}: none ends as audio files do")
-        yield from found
     elif _is_pattern(item):
         base = re.split(r"[*?\[]", item)[0].rpartition("/")[0] or "."
         found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
         if not found:
             raise AudioNotFoundError(f"no file matches {item!r}")
-        yield from (Found(path, os.path.relpath(path, base), "") for path in found)
+        yield from ((path, os.path.relpath(path, base)) for path in found)
     else:  # a missing file too: it fails when its turn comes, as a damaged one does
-        yield Found(item, os.path.basename(item), "")
+        yield item, os.path.basename(item)
+
+
+def _folder_name(item: str) -> str:
+    """The name of an input that is a folder, or ''."""
+    return (os.path.basename(os.path.abspath(item)) or "root") if os.path.isdir(item) else ""
 
 
 def _is_pattern(item: str) -> bool:
     return glob.has_magic(item) and not os.path.exists(item) and "://" not in item
 
 
-def _real_paths() -> Callable[[str], tuple[str, str]]:
-    """A function that gives (folder, name) without links of a path; looks into each folder once."""
-    real_folder, entries = functools.cache(real_path), functools.cache(_entries)
-
-    def real(path: str) -> tuple[str, str]:
-        folder, name = os.path.split(path)
-        if entries(folder).get(name):  # a link
-            folder, name = os.path.split(os.path.realpath(path))
-        return real_folder(folder), os.path.normcase(name)
-
+def _real_names(paths: Iterable[str]) -> dict[str, set[str]]:
+    """{folder: names in it} of paths, links resolved; looks into each folder once."""
+    real = {}
+    for folder, names in by_folder(paths).items():
+        entries = _entries(folder)
+        links = {name for name in names if entries.get(name)}
+        real.setdefault(real_path(folder), set()).update(map(os.path.normcase, set(names) - links))
+        for link in links:
+            target, name = os.path.split(real_path(os.path.join(folder, link)))
+            real.setdefault(target, set()).add(name)
     return real
 
 
