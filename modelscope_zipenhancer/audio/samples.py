@@ -38,7 +38,7 @@ class Samples:
     def append(self, block: np.ndarray) -> None:
         end = self._length + len(block)
         if end > len(self._x):  # in place where the system can: no second copy of the whole
-            room = max(end, len(self._x) + max(BLOCK // 8, len(self._x) // 8))
+            room = max(end, len(self._x) + max(BLOCK // 8 // self.channels, len(self._x) // 8))
             self._x.resize((room, self._x.shape[1]), refcheck=False)
         self._x[self._length : end] = block
         self._length = end
