@@ -3,13 +3,7 @@
 // in:  {id, waveform: Float32Array at 16 kHz} or {id, cancel: true}; {load: true} to be ready early
 // out: {id, done, samples}, then {id, enhanced, before, after, seconds, device}, or {id, error}
 
-const RATE = 16000; // Hz
-// The chunk grid, as in Python (modelscope_zipenhancer/enhance/): enhanced at once up to 6 s, padded up
-// to 2 s; longer recordings in chunks of 4 s, each cross-faded into the next over 0.5 s.
-const ONE_PASS = 6 * RATE, MINIMUM = 2 * RATE;
-const WINDOW = 4 * RATE, FADE = RATE / 2;
-const HOP = WINDOW - FADE;
-const OFFSET = 0.25; // of a chunk's RMS: a smaller mean stays
+import { RATE, WINDOW, centred, enhance } from "./chunks.mjs";
 
 const vendor = new URL("./vendor/", import.meta.url).href;
 const options = new URL(self.location.href).searchParams; // device=wasm or webgpu, threads=1
@@ -56,53 +50,6 @@ async function job({ id, waveform }) {
   self.postMessage({ id, enhanced, before, after, seconds, device }, [
     enhanced.buffer, before.levels.buffer, after.levels.buffer,
   ]);
-}
-
-// Enhance Float32Array (samples,) of any length by run(chunk). Returns as many samples at the same level,
-// or null as soon as goOn(samples done) isn't true.
-async function enhance(run, x, goOn) {
-  const samples = x.length;
-  if (samples <= ONE_PASS) {
-    const padded = new Float32Array(Math.max(samples, MINIMUM));
-    padded.set(x);
-    const out = (await run(padded)).slice(0, samples);
-    return (await goOn(samples)) ? out : null;
-  }
-  const out = new Float32Array(samples);
-  // Add a chunk at `start`, of which only what lies behind `from` counts: faded in over `fade` samples, and
-  // out over the last FADE, unless it is the last one.
-  const add = (chunk, start, from, fade, last) => {
-    for (let i = from; i < chunk.length; i++) {
-      let weight = 1;
-      if (i - from < fade) weight = (i - from + 0.5) / FADE;
-      else if (!last && i >= HOP) weight = (WINDOW - i - 0.5) / FADE;
-      out[start + i] += weight * chunk[i];
-    }
-  };
-  let start = 0;
-  for (; start + WINDOW <= samples; start += HOP) {
-    add(await run(x.subarray(start, start + WINDOW)), start, 0, start ? FADE : 0, false);
-    if (!(await goOn(start + HOP))) return null;
-  }
-  // The last chunk ends where the recording ends; at `start` the one before begins to fade.
-  const end = samples - WINDOW;
-  add(await run(x.subarray(end)), end, start - end, Math.min(FADE, samples - start), true);
-  return (await goOn(samples)) ? out : null;
-}
-
-// The waveform without its mean if that counts, since the network takes an offset for level; zeros at the
-// end are no part of the recording.
-function centred(x) {
-  let samples = x.length;
-  while (samples && !x[samples - 1]) samples--;
-  let sum = 0, energy = 0;
-  for (let i = 0; i < samples; i++) {
-    sum += x[i];
-    energy += x[i] * x[i];
-  }
-  const mean = sum / samples;
-  if (!samples || mean ** 2 <= OFFSET ** 2 * (energy / samples)) return x;
-  return x.map((value, i) => (i < samples ? value - mean : value));
 }
 
 // ---- ONNX Runtime --------------------------------------------------------------------------------
