@@ -1,29 +1,34 @@
 """Items worked on side by side: by threads, or by spawned processes with a share of the cores.
 
 Items are taken a few ahead, no farther, and come back with a finished future each: as they end, or in
-their order. Ctrl-C is the parent's business: it stops the others, which leave nothing half-written.
+their order. Ctrl-C is the parent's business: it kills the other processes.
 """
 
 import contextlib
 import functools
+import itertools
+import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import pickle
+import queue
 import signal
+import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 # How many threads the numeric libraries start; they read it when they are loaded.
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+STARTS = 10  # so many processes in a row may die before they are ready
+BEAT = 1.0  # seconds between two signs of life
 
 
 def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
@@ -68,34 +73,200 @@ def in_processes(
 ) -> Iterator[tuple[Any, Future]]:
     """Yield each item with its finished future, from spawned processes of `threads` threads each.
 
-    Each process calls start(*arguments) first. One that dies (of memory, say) leaves BrokenExecutor in the
-    futures of all items that follow. If the generator is left early, the processes end at once, by
-    an exception in what they are at, so that they can tidy up. They end with their parent, too. Functions,
-    items and results are pickled, and a program that calls this must have its main code under
-    `if __name__ == "__main__"`.
+    Each process calls start(*arguments) first. If the generator is left early, the processes are killed.
+    They end with their parent, too. Functions, items and results are pickled, and a program that calls this
+    must have its main code under `if __name__ == "__main__"`.
     """
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, context, _begin, (start, arguments))
+    with Processes(function, processes, threads, start, arguments) as pool:
+        yield from pool.run(items, in_order)
 
-    def submit(item: Any) -> Future:
+
+class Processes:
+    """Spawned processes that are watched: one that dies or hangs is replaced, and its items are tried again.
+
+    When a process that had several items is lost, none is blamed: each is tried again with a process to
+    itself. One that loses processes of its own more than `retries` times gets a BrokenExecutor as its result.
+
+    Args:
+        function: called with an item, in a thread of a process.
+        threads: of the numeric libraries, in each process.
+        start: called with `arguments` first in each process; what it raises, `run` raises.
+        at_once: how many items a process has at a time, each in a thread.
+        retries: how often an item is tried again that was alone in a process that died or hung.
+        patience: seconds after which a process hangs in which an item says nothing (`alive`); by default
+            it is waited for for ever. Measured by a clock that nobody can set.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        processes: int,
+        threads: int,
+        start: Callable = tuple,
+        arguments: tuple = (),
+        at_once: int = 1,
+        retries: int = 0,
+        patience: float | None = None,
+    ):
+        self.processes, self.threads, self.at_once = processes, threads, at_once
+        self.retries, self.patience = retries, patience
+        self._serve = function, start, arguments, at_once
+        self._workers: list[_Worker] = []
+        self._lost_at_start = 0  # processes, in a row
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill the processes, whatever they are at."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def run(self, items: Iterable, in_order: bool = False) -> Iterator[tuple[Any, Future]]:
+        """Yield each item with its finished future; items are taken ahead, as many again as are worked on.
+
+        If the generator is left early, the processes are killed.
+        """
+        items, waiting = iter(items), {}  # waiting: {number: task}, in the items' order
+        fresh: deque[_Task] = deque()
+        suspects: deque[_Task] = deque()  # each gets a process to itself
         try:
-            with spawning(threads):  # the pool starts its processes when it needs them
-                return pool.submit(_work, function, item)
-        except BrokenExecutor as error:
-            future = Future()
-            future.set_exception(error)
-            return future
+            while True:
+                for item in islice(items, 2 * self.processes * self.at_once - len(waiting)):
+                    task = _Task(next(self._numbers), item)
+                    waiting[task.number] = task
+                    fresh.append(task)
+                if not waiting:
+                    return
+                self._give(fresh, suspects, len(waiting))
+                self._wait()
+                for worker in list(self._workers):
+                    reason = worker.hear() or worker.is_silent(self.patience)
+                    if reason:
+                        suspects.extend(self._replace(worker, reason))
+                finished = [task for task in waiting.values() if task.future.done()]
+                if in_order:
+                    finished = list(itertools.takewhile(lambda task: task.future.done(), waiting.values()))
+                for task in finished:
+                    del waiting[task.number]
+                    yield task.item, task.future
+        finally:
+            if waiting:
+                self.__exit__()
 
-    done = False
-    try:
-        yield from _finished(submit, items, 2 * processes, in_order)
-        done = True
-    finally:
-        if not done:
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-        pool.shutdown(cancel_futures=True)
+    def _give(self, fresh: deque["_Task"], suspects: deque["_Task"], tasks: int) -> None:
+        """Give items to the processes that have room; start those that are missing."""
+        while len(self._workers) < min(self.processes, tasks):
+            self._workers.append(_Worker(self._serve, self.threads))
+        for worker in self._workers:
+            if suspects and worker.ready and not worker.tasks:
+                worker.give(suspects.popleft())
+            while fresh and worker.ready and len(worker.tasks) < self.at_once and not worker.is_tried:
+                worker.give(fresh.popleft())
+
+    def _wait(self) -> None:
+        """Return once a process has sent something, has died, or has been silent for too long."""
+        handles = [handle for w in self._workers for handle in (w.connection, w.process.sentinel)]
+        timeout = None
+        if self.patience:
+            longest = min(worker.heard_of() for worker in self._workers)
+            timeout = min(max(longest + self.patience - time.monotonic(), 0.0) + 0.01, self.patience)
+        multiprocessing.connection.wait(handles, timeout)
+
+    def _replace(self, worker: "_Worker", reason: str) -> Iterator["_Task"]:
+        """End a process that is lost; yields its items that are to be tried again."""
+        worker.process.kill()
+        worker.end()
+        self._workers.remove(worker)
+        self._lost_at_start = 0 if worker.ready else self._lost_at_start + 1
+        if worker.refusal:
+            raise worker.refusal
+        if self._lost_at_start > STARTS:
+            raise BrokenExecutor(f"no process gets as far as its first item: each {reason}")
+        for task in worker.tasks.values():
+            task.lost += len(worker.tasks) == 1
+            task.suspect = True
+            if task.lost > self.retries:
+                task.future.set_exception(BrokenExecutor(reason))
+            else:
+                yield task
+
+
+@dataclass(eq=False)
+class _Task:
+    number: int
+    item: Any
+    future: Future = field(default_factory=Future)
+    lost: int = 0  # processes of which it was the only item
+    suspect: bool = False
+    heard: float = 0.0
+
+
+class _Worker:
+    """A spawned process, seen by its parent."""
+
+    def __init__(self, serve: tuple, threads: int):
+        context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, *serve), daemon=True)
+        with spawning(threads):
+            self.process.start()
+        theirs.close()  # so that its death is the end of the pipe
+        self.ready, self.refusal = False, None
+        self.tasks: dict[int, _Task] = {}
+        self.started = time.monotonic()
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether its one item is under suspicion."""
+        return any(task.suspect for task in self.tasks.values())
+
+    def give(self, task: _Task) -> None:
+        task.heard = time.monotonic()
+        self.tasks[task.number] = task
+        with contextlib.suppress(OSError):  # it has died: that is heard of next
+            self.connection.send((task.number, task.item))
+
+    def hear(self) -> str | None:
+        """Take in what it has sent; returns what has become of it if it is no more."""
+        try:
+            while self.connection.poll():
+                kind, number, value = self.connection.recv()
+                if kind == "ready":
+                    self.ready = True
+                elif kind == "refused":
+                    self.refusal = value
+                elif kind == "alive":
+                    self.tasks[number].heard = time.monotonic()
+                elif kind == "done":
+                    self.tasks.pop(number).future.set_result(value)
+                else:
+                    self.tasks.pop(number).future.set_exception(value)
+        except (EOFError, OSError):
+            self.process.join(10)
+            code = self.process.exitcode
+            return f"died by signal {-code}" if code and code < 0 else f"died with exit code {code}"
+        return None
+
+    def heard_of(self) -> float:
+        """When the item was heard of that has been silent longest."""
+        if not self.ready:
+            return self.started
+        return min((task.heard for task in self.tasks.values()), default=math.inf)
+
+    def is_silent(self, patience: float | None) -> str | None:
+        if patience is None or time.monotonic() - self.heard_of() < patience:
+            return None
+        return f"said nothing for {patience:g} s and was ended"
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.join()
+        self.process.close()
 
 
 def _finished(
@@ -140,30 +311,69 @@ def spawning(threads: int) -> Iterator[None]:
 
 # ---- in a spawned process ----------------------------------------------------------------------
 
-_stopping = False
+_this = threading.local()  # tell: says of this thread's item that it goes on
 
 
-def _begin(start: Callable, arguments: tuple) -> None:
-    """What a process does before its first item."""
+def alive() -> None:
+    """Tell the parent that this thread's item goes on; elsewhere this does nothing."""
+    tell = getattr(_this, "tell", None)
+    if tell:
+        tell()
+
+
+def _serve(connection: Any, function: Callable, start: Callable, arguments: tuple, at_once: int) -> None:
+    """What a process does: items in, results out, until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    start(*arguments)
-    # Not before: until here there is nothing to tidy up, and an exception would be shown with a traceback.
-    signal.signal(signal.SIGTERM, _stop)
+    lock = threading.Lock()
+
+    def send(*message: Any) -> None:
+        with lock:
+            connection.send(message)
+
+    try:
+        start(*arguments)
+    except Exception as error:
+        send("refused", 0, _sendable(error))
+        return
+    work: queue.SimpleQueue = queue.SimpleQueue()
+    for _ in range(at_once):
+        threading.Thread(target=_work, args=(work, function, send), daemon=True).start()
+    send("ready", 0, None)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            work.put(connection.recv())
+    sys.stdout.flush()
+    os._exit(0)  # at once: whatever is being worked on is not wanted any more
 
 
-def _work(function: Callable, item: Any) -> Any:
-    if _stopping:
-        raise SystemExit(1)
-    return function(item)
+def _work(work: queue.SimpleQueue, function: Callable, send: Callable) -> None:
+    while True:
+        number, item = work.get()
+        last = time.monotonic()
+
+        def tell(number: int = number) -> None:
+            nonlocal last
+            if time.monotonic() - last > BEAT:
+                last = time.monotonic()
+                send("alive", number, None)
+
+        _this.tell = tell
+        try:
+            message = "done", number, function(item)
+            ForkingPickler.dumps(message)
+        except BaseException as error:
+            message = "failed", number, _sendable(error)
+        send(*message)
 
 
-def _stop(*_) -> None:
-    """Leave the item by an exception, so that its temporary file is removed, and take no other."""
-    global _stopping
-    if not _stopping:
-        _stopping = True
-        raise SystemExit(1)
+def _sendable(error: BaseException) -> BaseException:
+    """The error, or its text where it doesn't survive the way to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

@@ -19,7 +19,7 @@ TABLE = {
     "audio": {"numpy", "soundfile", "soxr", "librosa", "av"},
     "runtime": {"numpy", "torch", "network"},
     "enhance": {"numpy", "audio", "runtime.backend", "runtime.batching", "network.pretrained"},
-    "corpus": {"numpy", "audio", "enhance", "ray"},
+    "corpus": {"numpy", "soundfile", "fsspec", "datasets", "ray", "audio", "enhance", "runtime.backend"},
     "evaluate": {"numpy", "scipy", "pesq", "pystoi", "onnxruntime", "matplotlib", "audio", "enhance"},
     "web": {"numpy", "audio", "enhance"},
     "train": {"numpy", "scipy", "torch", "soundfile", "soxr", "network", "audio", "evaluate"},

@@ -1,6 +1,7 @@
 """Items worked on side by side: taken a few ahead, in order or as they end, by threads and by processes."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -8,7 +9,39 @@ from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from modelscope_zipenhancer.workers import ahead, in_processes, in_threads, spawning
+from modelscope_zipenhancer.workers import Processes, ahead, alive, in_processes, in_threads, spawning
+
+
+def die_or_double(item):
+    time.sleep(0.01)
+    return os._exit(7) if item == 5 else 2 * item
+
+
+def die_twice(folder):
+    times = len(os.listdir(folder))
+    if times < 2:
+        open(os.path.join(folder, str(times)), "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return times
+
+
+def hang_or_go_on(item):
+    if item == "hang":
+        time.sleep(600)
+    if item == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    for _ in range(60):
+        time.sleep(0.1)
+        alive()
+    return "went on"
+
+
+def raise_a_local(item):
+    class Local(Exception):
+        pass
+
+    raise Local("of its own")
 
 
 def test_items_are_taken_a_few_ahead_and_come_back_in_order():
@@ -58,11 +91,45 @@ def test_processes_have_their_share_of_the_threads_and_results_keep_their_order(
     assert found == [(name, "3") for name in names]
 
 
-def test_a_process_that_dies_fails_its_item_and_those_that_follow_and_none_is_lost():
-    items = [3, *range(100, 120)]
-    finished = list(in_processes(os._exit, items, 1, 1))
-    assert sorted(item for item, _ in finished) == items
-    assert all(isinstance(future.exception(), BrokenExecutor) for _, future in finished)
+def test_an_item_whose_process_dies_fails_and_those_beside_it_and_after_it_do_not():
+    with Processes(die_or_double, 2, 1, at_once=3) as pool:
+        for items in (range(8), range(8, 12)):  # the processes stay
+            finished = {item: future.exception() or future.result() for item, future in pool.run(items)}
+            assert sorted(finished) == list(items)
+            died = finished.pop(5, None)
+            assert finished == {item: 2 * item for item in finished}
+            assert died is None or isinstance(died, BrokenExecutor) and "died with exit code 7" in str(died)
+
+
+def test_an_item_is_tried_again_until_its_process_lives(tmp_path):
+    with Processes(die_twice, 1, 1, retries=2) as pool:
+        assert [future.result() for _, future in pool.run([str(tmp_path)])] == [2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_process_that_says_nothing_is_ended_and_one_that_says_that_it_is_alive_is_not(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: random.uniform(-1e9, 1e10))  # a clock that jumps
+    with Processes(hang_or_go_on, 2, 1, patience=3.0) as pool:
+        finished = dict(pool.run(["hang", "stop", "go on"], in_order=True))
+    assert "said nothing for 3 s" in str(finished["hang"].exception())
+    assert "said nothing for 3 s" in str(finished["stop"].exception())
+    assert finished["go on"].result() == "went on"
+
+
+def test_what_a_process_raises_as_it_starts_is_raised_and_if_none_starts_that_is_said(monkeypatch):
+    with pytest.raises(ZeroDivisionError), Processes(abs, 1, 1, divmod, (1, 0)) as pool:
+        list(pool.run([1]))
+    monkeypatch.setattr("modelscope_zipenhancer.workers.STARTS", 2)
+    with (
+        pytest.raises(BrokenExecutor, match="no process gets as far"),
+        Processes(abs, 1, 1, os._exit, (3,)) as pool,
+    ):
+        list(pool.run([1]))
+
+
+def test_an_error_that_can_not_be_sent_comes_as_text():
+    ((_, future),) = in_processes(raise_a_local, [1], 1, 1)
+    assert isinstance(future.exception(), RuntimeError) and "Local: of its own" in str(future.exception())
 
 
 def test_processes_that_are_left_early_end_at_once():

@@ -59,10 +59,7 @@ def check_output(
     Raises:
         OutputError for the path, its format or its folder; OptionError for bits and bitrate.
     """
-    path = os.fspath(path)
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in FORMATS:
-        raise OutputError(f"{path!r}: unknown audio format {suffix!r}, known are {', '.join(FORMATS)}")
+    path = check_format(path, sample_rate, channels, bits, bitrate)
     check_folder(path)
     folder, name = os.path.split(os.path.abspath(path))
     if os.path.exists(path) and not os.path.isfile(path):
@@ -70,6 +67,21 @@ def check_output(
     longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     if len(os.fsencode(name)) > longest:
         raise OutputError(f"{path!r} can't be written: names have at most {longest} bytes there")
+    return path
+
+
+def check_format(
+    path: str | os.PathLike,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+    bits: int | str | None = None,
+    bitrate: float | None = None,
+) -> str:
+    """`check_output` of the format alone: the path may be anywhere."""
+    path = os.fspath(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in FORMATS:
+        raise OutputError(f"{path!r}: unknown audio format {suffix!r}, known are {', '.join(FORMATS)}")
     subtype = _subtype(suffix, bits)
     if bitrate is not None and suffix not in BITRATES:
         raise OptionError(f"bitrate={bitrate}: {suffix} has none, {', '.join(BITRATES)} have")
@@ -138,13 +150,14 @@ def encode(
     *,
     bits: int | str | None = None,
     bitrate: float | None = None,
+    name: str = "",
 ) -> bytes:
-    """What `write` would write, as bytes."""
+    """What `write` would write, as bytes; messages call it `name`, or by its suffix."""
     file = io.BytesIO()
     try:
-        _encode(file, suffix, suffix, np.asarray(x), sample_rate, bits, bitrate)
+        _encode(file, name or suffix, suffix, np.asarray(x), sample_rate, bits, bitrate)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise OutputError(f"{suffix} can't be written: {error}") from error
+        raise OutputError(f"{name or suffix} can't be written: {error}") from error
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..audio.read import read
 from ..audio.samples import pcm16
 from ..audio.write import check_output, encode
-from ..corpus.processes import Warnings
+from ..corpus.clip import Warnings
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from .output import complain, say, speed

@@ -21,6 +21,9 @@ class Job(NamedTuple):
     source: str  # a path or URL
     output: str  # a path
     renamed: bool = False  # the output has a name of its own, since another recording has the usual one
+    start: float = 0.0  # seconds: a part of the source
+    seconds: float | None = None  # of the part; None: to the end
+    channels: tuple[int, ...] | None = None  # those of the part; None: all
 
 
 class Claim(NamedTuple):

@@ -1,66 +1,64 @@
-"""One recording of many, and the spawned processes that enhance recordings."""
+"""What a process that enhances recordings has: its Enhancer, whose network works on one at a time."""
 
-import logging
-import os
 import threading
-import time
-from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from ..enhance.enhancer import Enhancer
-from ..errors import ZipEnhancerError
-from ..files import make_folder
+from ..runtime.backend import Backend, preferred_batch_size
+from ..workers import BEAT, alive
+from .clip import Progress, run_job
 from .find import Job
 from .report import Result
 
-logger = logging.getLogger(__name__)
-PACKAGE = logging.getLogger(__name__.partition(".")[0])
+AT_ONCE = 3  # recordings in a process on a CPU: one is read, one in the network, one is written
 
 _enhancer: Enhancer  # of this process, if it was spawned
 
 
-def run_job(
-    enhancer: Enhancer, job: Job, options: dict, progress: Callable[[int, int], None] | None = None
-) -> Result:
-    """Enhance one recording into its file; what goes wrong is in the result."""
-    started = time.perf_counter()
-    with Warnings() as warnings:
+class OneAtATime:
+    """A backend for several threads, of which one computes: the others read, resample, encode and write.
+
+    More at a time would only share the cores, and each would have buffers of its own.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.preferred_batch_size = backend, preferred_batch_size(backend)
+        self._lock = threading.Lock()
+
+    def __call__(self, waveform: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+        """`Backend.__call__`."""
+        while not self._lock.acquire(timeout=BEAT):  # which may be unfair: to others for minutes
+            alive()
         try:
-            make_folder(os.path.dirname(job.output))
-            seconds = enhancer.enhance_file(job.source, job.output, progress=progress, **options)
-        except Exception as error:
-            if not isinstance(error, ZipEnhancerError):
-                logger.debug("%s", job.source, exc_info=True)
-                error = f"{job.source!r}: {type(error).__name__}: {error}"
-            return Result(job.source, job.output, "failed", error=" ".join(str(error).split()))
-    spent = time.perf_counter() - started
-    return Result(job.source, job.output, "done", seconds, spent, warnings=tuple(warnings.said))
+            return self.backend(waveform) if gain is None else self.backend(waveform, gain)
+        finally:
+            self._lock.release()
 
 
-class Warnings(logging.Handler):
-    """The warnings that this package logs in this thread meanwhile."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.thread, self.said = threading.get_ident(), []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self.thread:
-            self.said.append(" ".join(record.getMessage().split()))
-
-    def __enter__(self) -> "Warnings":
-        PACKAGE.addHandler(self)
-        return self
-
-    def __exit__(self, *_) -> None:
-        PACKAGE.removeHandler(self)
+def for_threads(enhancer: Enhancer) -> tuple[Enhancer, int]:
+    """The enhancer for several threads, and how many keep its network busy."""
+    if enhancer.recordings_at_once > 1:  # a GPU, whose backend puts what the threads ask into batches
+        return enhancer, enhancer.recordings_at_once
+    return Enhancer(OneAtATime(enhancer.backend)), AT_ONCE
 
 
 def start(load: tuple) -> None:
     """Load the enhancer of this process."""
     global _enhancer
-    _enhancer = Enhancer.from_pretrained(*load)
+    _enhancer, _ = for_threads(Enhancer.from_pretrained(*load))
 
 
-def run_here(options: dict, job: Job) -> Result:
-    """`run_job` by the enhancer of this process."""
-    return run_job(_enhancer, job, options)
+def run_here(options: dict, retries: int, job: Any) -> list[Result]:
+    """`results_of` by the enhancer of this process."""
+    return results_of(_enhancer, job, options, retries=retries)
+
+
+def results_of(
+    enhancer: Enhancer, job: Any, options: dict, progress: Progress | None = None, retries: int = 0
+) -> list[Result]:
+    """The result of a Job; of a shard those of all recordings in it."""
+    if isinstance(job, Job):
+        return [run_job(enhancer, job, options, progress, retries)]
+    return job.enhance(enhancer, options, retries)

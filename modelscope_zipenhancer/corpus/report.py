@@ -3,11 +3,21 @@
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 from .. import __version__
 from ..files import replacing
 
 STATUSES = ("done", "failed", "skipped")
+
+
+class Levels(NamedTuple):
+    """What was measured of a recording: levels in dBFS, RMS, None of silence."""
+
+    before: float | None
+    after: float | None
+    noise: float | None  # what the network took away
+    clipped: int  # samples of the input at full scale
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,8 @@ class Result:
     spent: float = 0.0  # seconds of work
     error: str = ""
     warnings: tuple[str, ...] = ()  # a part of it is missing, samples were clipped
+    sample_rate: int = 0  # Hz, of the output
+    levels: Levels | None = None
 
 
 @dataclass

@@ -102,8 +102,8 @@ def _measured(tasks: Iterable[Task], jobs: int) -> Iterator[Measured]:
                 yield future.result()
             except BrokenExecutor as error:
                 raise ZipEnhancerError(
-                    f"a measuring process died (out of memory, or in a library) at {task.pair.name} or one "
-                    f"of the {2 * jobs} that follow: measure with fewer --jobs"
+                    f"{task.pair.name}: the process that measured it {error} (out of memory, or in a "
+                    "library): measure with fewer --jobs"
                 ) from error
 
 

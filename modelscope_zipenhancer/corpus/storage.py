@@ -1,0 +1,127 @@
+"""Files of a corpus, here or elsewhere: what has a `scheme://` other than http is fsspec's.
+
+s3, gs, oss, hdfs and the like need their package (s3fs, gcsfs, ossfs, pyarrow), which fsspec names where it
+is missing; keys and endpoints are that package's business.
+"""
+
+import errno
+import io
+import os
+import posixpath
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError
+from ..files import make_folder, replacing
+
+# Nothing more can be written here: the run must stop, not fail each recording in turn.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+# Where an upload appears whole or not at all. Elsewhere it gets a temporary name first.
+WHOLE = {"s3", "s3a", "gs", "gcs", "oss", "obs", "cos", "tos", "az", "abfs", "abfss", "memory"}
+
+
+class FullError(OutputError):
+    """No room, or no permission, for any output: the run has stopped."""
+
+
+def is_remote(path: str) -> bool:
+    """Whether fsspec is to open this."""
+    return bool(re.match(r"(?!https?://)[a-z][a-z0-9+.-]+://", path, re.IGNORECASE))
+
+
+def open_source(path: str) -> BinaryIO:
+    """A local or remote file, open for reading; AudioNotFoundError or AudioError if it can't be."""
+    try:
+        if is_remote(path):
+            system, inside = _system(path)
+            return system.open(inside, "rb")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise AudioNotFoundError(f"no file at {path!r}") from None
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path!r} can't be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_source(path: str) -> io.BytesIO:
+    """A remote file as a whole, in memory: one request instead of one for each part."""
+    with open_source(path) as file:
+        try:
+            return io.BytesIO(file.read())
+        except OSError as error:
+            raise AudioError(f"{path!r} can't be read: {error.strerror or error}") from error
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all, on the disk when this returns; its folder is made.
+
+    Raises:
+        FullError: where no other file could be written either.
+        OutputError: for any other reason.
+    """
+    try:
+        if not is_remote(path):
+            make_folder(os.path.dirname(path))
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return
+        system, inside = _system(path)
+        if _scheme(path) in WHOLE:
+            system.pipe_file(inside, data)
+            return
+        system.makedirs(posixpath.dirname(inside), exist_ok=True)
+        temporary = f"{inside}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
+        system.pipe_file(temporary, data)
+        system.mv(temporary, inside)
+    except OSError as error:
+        if (error if error.errno else error.__cause__ or error).errno in FULL:
+            raise FullError(
+                f"{str(error).rstrip('.')}: the run has stopped; make room, and the same command goes on"
+            ) from error
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path!r} can't be written: {error.strerror or error}") from error
+
+
+def join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
+
+
+def names_below(folder: str) -> Iterator[str]:
+    """Names of all files below a remote folder, relative to it, sorted."""
+    system, inside = _system(folder)
+    inside = inside.rstrip("/")
+    for path in sorted(system.find(inside)):
+        yield path[len(inside) :].lstrip("/")
+
+
+def exists(path: str) -> bool:
+    if is_remote(path):
+        system, inside = _system(path)
+        return system.exists(inside)
+    return os.path.exists(path)
+
+
+def remove(path: str) -> None:
+    if is_remote(path):
+        system, inside = _system(path)
+        system.rm_file(inside)
+    else:
+        os.unlink(path)
+
+
+def _scheme(path: str) -> str:
+    return path.partition("://")[0].lower()
+
+
+def _system(path: str) -> tuple[Any, str]:
+    """(fsspec's file system, the path in it)"""
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise OptionError(f"{path!r} can't be reached: {error}") from error
