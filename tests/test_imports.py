@@ -21,7 +21,7 @@ TABLE = {
     "enhance": {"numpy", "audio", "runtime.backend", "runtime.batching", "network.pretrained"},
     "corpus": {"numpy", "soundfile", "fsspec", "datasets", "ray", "audio", "enhance", "runtime.backend"},
     "evaluate": {"numpy", "scipy", "pesq", "pystoi", "onnxruntime", "matplotlib", "audio", "enhance"},
-    "web": {"numpy", "audio", "enhance"},
+    "web": {"numpy", "audio", "enhance", "fastapi", "starlette", "uvicorn", "prometheus_client"},
     "train": {"numpy", "scipy", "torch", "soundfile", "soxr", "network", "audio", "evaluate"},
     "plugin": {"numpy", "torch", "modelscope", "network", "runtime", "audio", "enhance", "train"},
 }
@@ -32,6 +32,8 @@ SPECIAL = {
     "network.pretrained": {"modelscope"},  # the download
     "plugin.__init__": {"modelscope"},  # inside functions: it runs at each start of Python
     "plugin.pth": set(),
+    "plugin.service": {"modelscope", "fastapi", "audio", "web.limits"},
+    "web.limits": {"audio.fetch"},
     "corpus.run": {*TABLE["corpus"], "torch"},  # whose threads the processes share
     "runtime.backend": {"numpy"},
     "runtime.onnx": {"numpy", "onnxruntime"},

@@ -68,12 +68,11 @@ def load(
         text = source.strip()
         if re.match(r"https?://", text, re.IGNORECASE):
             return _decode(io.BytesIO(fetch(text, policy)), name, strict, policy)
-        if text[:5].lower() == "data:":
-            return _decode(io.BytesIO(_from_data_url(text)), name, strict, policy)
+        data = bytes_in(source)
+        if data is not None:
+            return _decode(io.BytesIO(data), name, strict, policy)
         if text[:7].lower() == "file://":
             source = urllib.request.url2pathname(text[7:])
-        elif _is_base64(source):
-            return _decode(io.BytesIO(_from_base64(text)), name, strict, policy)
     if isinstance(source, (str, os.PathLike)):
         if not policy.local_files:
             raise ForbiddenError(f"{name} is a path, which isn't allowed here: send the audio, or a URL")
@@ -97,6 +96,17 @@ def load(
         f"audio can't be read from {name}: give a path, URL, bytes, an open binary "
         "file, an array, a tensor, base64 or a data URL"
     )
+
+
+def bytes_in(text: str) -> bytes | None:
+    """The bytes of a data URL, or of base64 of an audio file; None of any other text, a path or a URL.
+
+    Raises AudioError for base64 that begins well and can't be decoded.
+    """
+    stripped = text.strip()
+    if stripped[:5].lower() == "data:":
+        return _from_data_url(stripped)
+    return _from_base64(stripped) if _is_base64(text) else None
 
 
 def name_of(source: Any) -> str:

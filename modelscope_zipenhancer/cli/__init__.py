@@ -21,10 +21,10 @@ COMMANDS = {
 }
 
 
-def main(argv: list | None = None) -> int:
-    """Run the command; returns the exit code, see EXIT_CODES."""
+def main(argv: list | None = None, prog: str = "zipenhancer") -> int:
+    """Run the command, which help calls `prog`; returns the exit code, see EXIT_CODES."""
     argv = sys.argv[1:] if argv is None else argv
-    args = make_parser(argv).parse_args(argv)
+    args = make_parser(argv, prog).parse_args(argv)
     try:
         return args.run(args)
     except OptionError as error:
@@ -39,10 +39,10 @@ def main(argv: list | None = None) -> int:
         return complain("interrupted, nothing was written", 130)
 
 
-def make_parser(argv: list) -> argparse.ArgumentParser:
+def make_parser(argv: list, prog: str = "zipenhancer") -> argparse.ArgumentParser:
     """The parser for these arguments: only the command that they name is imported."""
     parser = argparse.ArgumentParser(
-        prog="zipenhancer",
+        prog=prog,
         description="Remove noise from recordings of speech.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

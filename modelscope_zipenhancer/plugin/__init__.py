@@ -12,7 +12,8 @@ So, for each of the REGISTRIES:
  2. The registry is guarded. The built-in can still be imported, FRCRN's pipeline lives in the same
     file; there it would find its name taken and raise, and FRCRN with it. It is put aside instead.
 
-And without network a model in the cache will do (`_fall_back_on_cache`).
+And without network a model in the cache will do (`_fall_back_on_cache`); and what comes to ModelScope's
+service is treated as a stranger's (service.py).
 
 ModelScope may be imported after this package: a finder on sys.meta_path does that right after the
 module of a registry has run. The private names of ModelScope that all this rests on: relied_on.py.
@@ -32,11 +33,15 @@ REGISTRIES = {  # ModelScope's module: the registry in it, our class for it in c
     PIPELINES_BUILDER: ("PIPELINES", "ZipEnhancerPipeline"),
     "modelscope.exporters.builder": ("EXPORTERS", "ZipEnhancerExporter"),  # which has no built-in
 }
+SERVICE = {  # ModelScope's module: what is done to it, a function of service.py
+    "modelscope.utils.input_output": "mark_what_is_sent",
+    "modelscope.server.api_server": "limit_requests",
+}
 # What pipeline() asks the hub by, before it has the model's folder; globals of PIPELINES_BUILDER.
 HUB_FUNCTIONS = ("is_official_hub_path", "read_config", "normalize_model_input")
 DISABLE = "MODELSCOPE_ZIPENHANCER_DISABLE"  # environment variable: 1 switches this package off
 
-_undo = {}  # module of a registry that is taken over: functions, each takes one change back
+_undo = {}  # module of ModelScope that is taken over: functions, each takes one change back
 
 
 def activate() -> bool:
@@ -45,9 +50,9 @@ def activate() -> bool:
         return False
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
-    for builder in REGISTRIES:
-        if builder in sys.modules:
-            _take_over(builder)
+    for name in (*REGISTRIES, *SERVICE):
+        if name in sys.modules:
+            _take_over(name)
     return True
 
 
@@ -55,8 +60,8 @@ def deactivate() -> None:
     """Give ModelScope's own classes back. Pipelines that exist stay what they are."""
     if _Finder in sys.meta_path:
         sys.meta_path.remove(_Finder)
-    for builder in list(_undo):
-        _give_back(builder)
+    for name in list(_undo):
+        _give_back(name)
 
 
 def register_classes() -> None:
@@ -66,7 +71,7 @@ def register_classes() -> None:
     is taken over.
     """
     classes = sys.modules.get(CLASSES)
-    for builder in _undo:
+    for builder in REGISTRIES.keys() & _undo:
         registry_name, class_name = REGISTRIES[builder]
         if cls := getattr(classes, class_name, None):
             registry = getattr(sys.modules[builder], registry_name)
@@ -74,7 +79,7 @@ def register_classes() -> None:
 
 
 class _Finder:
-    """On sys.meta_path: lets the module of a registry be imported as ever, then takes the registry over.
+    """On sys.meta_path: lets a module of REGISTRIES or SERVICE be imported as ever, then takes it over.
 
     Each module is waited for: Model.from_pretrained needs only that of the models. None imports
     another, which inside an import would be a circle.
@@ -82,7 +87,7 @@ class _Finder:
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name not in REGISTRIES:
+        if name not in REGISTRIES and name not in SERVICE:
             return None
         from importlib.machinery import PathFinder
 
@@ -99,31 +104,37 @@ class _Finder:
         return spec
 
 
-def _take_over(builder: str) -> None:
-    """Make one registry hold our class, now that its module has run; all of it, or nothing and a warning.
+def _take_over(name: str) -> None:
+    """Change one module, now that it has run; all of the change, or nothing and a warning.
 
     A ModelScope that is built otherwise must go on working, with its own classes.
     """
-    if builder in _undo:
+    if name in _undo:
         return
-    module, undo = sys.modules[builder], []
-    _undo[builder] = undo
+    module, undo = sys.modules[name], []
+    _undo[name] = undo
     try:
-        registry = getattr(module, REGISTRIES[builder][0])
+        if name in SERVICE:
+            from . import service
+
+            undo.append(getattr(service, SERVICE[name])(module))
+            return
+        registry = getattr(module, REGISTRIES[name][0])
         undo.append(_point_index_here(registry))
         undo.append(_guard(registry))
-        if builder == PIPELINES_BUILDER:
-            for name in HUB_FUNCTIONS:
-                undo.append(_fall_back_on_cache(module, name))
+        if name == PIPELINES_BUILDER:
+            for function in HUB_FUNCTIONS:
+                undo.append(_fall_back_on_cache(module, function))
         register_classes()
     except Exception as error:
-        _give_back(builder)
-        _log(f"{ROOT} is not active, this ModelScope is not as expected: {error!r}")
+        _give_back(name)
+        what = "a service of ModelScope isn't limited" if name in SERVICE else f"{ROOT} is not active"
+        _log(f"{what}, this ModelScope is not as expected: {error!r}")
 
 
-def _give_back(builder: str) -> None:
+def _give_back(name: str) -> None:
     """Take back what `_take_over` changed, the last change first."""
-    for undo in reversed(_undo.pop(builder, [])):
+    for undo in reversed(_undo.pop(name, [])):
         undo()
 
 

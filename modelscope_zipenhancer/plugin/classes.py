@@ -19,6 +19,7 @@ from modelscope.pipelines.base import Pipeline
 from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 from torch import Tensor
 
+from ..audio.fetch import OPEN, Policy
 from ..audio.read import read
 from ..audio.resample import check_rate, resample
 from ..audio.samples import pcm16, to_mono
@@ -26,7 +27,7 @@ from ..audio.write import check_output, write
 from ..enhance import overlap_add
 from ..enhance.offset import WithoutOffset
 from ..enhance.overlap_add import GAINS
-from ..errors import DeviceMemoryError, ModelTypeError, OptionError, OutputError
+from ..errors import DeviceMemoryError, ForbiddenError, ModelTypeError, OptionError, OutputError
 from ..files import make_folder
 from ..names import ONNX_FILE, SAMPLE_RATE, TASK, WEIGHTS_FILE
 from ..network.checkpoint import load_weights, save_weights
@@ -37,6 +38,7 @@ from ..runtime.backend import Backend, load_backend
 from ..runtime.pytorch import TorchBackend
 from . import builtin_windows, register_classes
 from .level import audio_norm_factors, multiplied
+from .service import policy_of
 
 LEVELS = ("modelscope", "input")
 STITCHES = ("crossfade", "builtin")
@@ -121,14 +123,18 @@ class ZipEnhancerModel(TorchModel):
             raise OutputError(f"the model can't be saved in {os.fspath(target_folder)!r}: {error}") from error
 
 
-class OneOutputEach(Pipeline):
-    """A pipeline that doesn't write several results over one another.
+class CheckedOutput(Pipeline):
+    """A pipeline that doesn't write several results over one another, nor any for a stranger.
 
     A class of its own: `modelscope server` takes a pipeline with a `__call__` in its body for something else.
     """
 
+    policy = OPEN
+
     def __call__(self, input: object, *args: Any, **kwargs: Any) -> Any:
         """Enhance a recording, or each of a list or an MsDataset of them; OptionError as any call's."""
+        if kwargs.get("output_path") is not None and not policy_of(input, self.policy).output_files:
+            raise ForbiddenError("output_path isn't allowed here: the sound is in the answer's output_pcm")
         several = isinstance(input, list) and len(input) > 1 or type(input).__name__ == "MsDataset"
         if several and kwargs.get("output_path") is not None:
             raise OptionError(
@@ -138,7 +144,7 @@ class OneOutputEach(Pipeline):
         return super().__call__(input, *args, **kwargs)
 
 
-class ZipEnhancerPipeline(OneOutputEach):
+class ZipEnhancerPipeline(CheckedOutput):
     """ModelScope's `acoustic-noise-suppression` pipeline for ZipEnhancer models.
 
         ans = pipeline(Tasks.acoustic_noise_suppression, model="damo/speech_zipenhancer_...")
@@ -156,6 +162,8 @@ class ZipEnhancerPipeline(OneOutputEach):
             by one factor (docs/evaluation.md says when which). Can also be given in a call.
         precision, compile: see TorchBackend.
         backend: 'torch'; or 'onnx', ONNX Runtime on the ONNX file of the model dir.
+        policy: what may be read and written, and how much of it: audio.fetch.SERVED in a service of your own.
+            What `modelscope server` and the hub's widget hand over is held to that anyway (service.py).
         kwargs: as ModelScope's Pipeline takes them; others are ignored.
 
     Raises:
@@ -178,6 +186,7 @@ class ZipEnhancerPipeline(OneOutputEach):
         precision: str = "fp32",
         compile: bool = False,
         backend: str = "torch",
+        policy: Policy = OPEN,
         **kwargs: Any,
     ) -> None:
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
@@ -188,7 +197,7 @@ class ZipEnhancerPipeline(OneOutputEach):
         if not isinstance(self.model, ZipEnhancerModel):
             raise ModelTypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
         self.level, self.stitch = _known("level", level, LEVELS), _known("stitch", stitch, STITCHES)
-        self.gain = _known("gain", gain, GAINS)
+        self.gain, self.policy = _known("gain", gain, GAINS), policy
         self.backend: Backend
         if backend == "torch":  # by the network that is there
             self.backend = TorchBackend(self.model.model, precision, compile)
@@ -239,7 +248,7 @@ class ZipEnhancerPipeline(OneOutputEach):
         Returns:
             'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
         """
-        x, rate = read(inputs, sample_rate, strict=strict)
+        x, rate = read(inputs, sample_rate, strict=strict, policy=policy_of(inputs, self.policy))
         x = resample(to_mono(x), rate, SAMPLE_RATE)
         factors = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB

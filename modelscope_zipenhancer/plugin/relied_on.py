@@ -181,7 +181,7 @@ RELIED_ON = (
         "'output_pcm', the one entry that this task's results have (ZipEnhancerPipeline.forward)",
         "callers don't find the sound",
     ),
-    # `modelscope server` and the hub's widget; classes.py.
+    # `modelscope server` and the hub's widget; classes.py, service.py.
     ReliedOn(
         "modelscope.utils.input_output:get_pipeline_information_by_pipeline",
         "parses the signatures of preprocess, forward and postprocess in the file of the class; plain names "
@@ -197,5 +197,17 @@ RELIED_ON = (
         "modelscope.utils.input_output:pipeline_output_to_service_base64_output",
         "makes text of the bytes in output_pcm",
         "`modelscope server` answers requests with an error",
+    ),
+    ReliedOn(
+        "modelscope.utils.input_output:service_base64_input_to_pipeline_input",
+        "call_pipeline_with_json calls this global of its module, (task, request) -> (input, parameters) "
+        "(mark_what_is_sent)",
+        "a request may read and write the server's files, and reach its network; a warning says so",
+    ),
+    ReliedOn(
+        "modelscope.server.api_server:get_app",
+        "makes the FastAPI application of `modelscope server`, whose state holds pipeline and pipeline_info, "
+        "whose route is POST /call (limit_requests)",
+        "`modelscope server` reads bodies of any size at any pace; a warning says so",
     ),
 )

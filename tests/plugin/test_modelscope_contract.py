@@ -564,3 +564,29 @@ def _(tools):
 
     answer = pipeline_output_to_service_base64_output(TASK, {"output_pcm": b"sound"})
     assert answer == {"output_pcm": base64.b64encode(b"sound").decode()}
+
+
+@contract("modelscope.utils.input_output:service_base64_input_to_pipeline_input")
+def _(tools):
+    from modelscope.utils import input_output
+
+    name = "service_base64_input_to_pipeline_input"
+    tools.patch.setattr(input_output, name, lambda task, request: ((task, request), {"level": "input"}))
+    called = input_output.call_pipeline_with_json({"task_name": TASK}, lambda *a, **k: (a, k), {"input": 1})
+    assert called == (((TASK, {"input": 1}),), {"level": "input"}), called
+
+
+@contract("modelscope.server.api_server:get_app")
+def _(tools):
+    pytest.importorskip("fastapi", reason="the [serve] extra")
+    from modelscope.server import api_server
+
+    from modelscope_zipenhancer.plugin.service import _event_handlers
+
+    with _event_handlers():
+        app = api_server.get_app(SimpleNamespace())
+    source = inspect.getsource(importlib.import_module("modelscope.server.api.routers.model_router"))
+    source += inspect.getsource(importlib.import_module("modelscope.server.core.event_handlers"))
+    for part in ("post('/call'", "app.state.pipeline = ", "app.state.pipeline_info = ", "info['task_name']"):
+        assert part in source.replace('"', "'"), part
+    assert app.state
