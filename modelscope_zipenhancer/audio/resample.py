@@ -27,7 +27,7 @@ def stream_resampler(rate: int, target: int) -> soxr.ResampleStream:
 
 def fit(x: np.ndarray, samples: int) -> np.ndarray:
     """Cut (samples,) or add zeros to exactly `samples`: a resampler rounds a length up or down."""
-    return np.pad(x[:samples], (0, max(0, samples - len(x))))
+    return x[:samples] if len(x) >= samples else np.pad(x, (0, samples - len(x)))
 
 
 def check_rate(rate: int) -> int:

@@ -150,19 +150,25 @@ class Enhancer:
         backend = limited(WithoutOffset(self.backend), strength)
         x = to_mono(x)[:, None] if mono else x
         channels = x.shape[1]
-        out = np.empty((-(-len(x) * target // rate), channels), np.float32)
-        for i in range(channels):
+        samples = -(-len(x) * target // rate)
 
-            def report(done: int, samples: int, before: int = i) -> None:
+        def enhanced(channel: int) -> np.ndarray:
+            def report(done: int, samples: int) -> None:
                 if progress:
-                    progress(before * samples + done, channels * samples)
+                    progress(channel * samples + done, channels * samples)
 
-            noisy = resample(x[:, i], rate, self.sample_rate)
+            noisy = resample(x[:, channel], rate, self.sample_rate)
             clean = overlap_add.enhance(backend, noisy, gain=gain, progress=report)
             clean_rate = self.sample_rate
             if bandwidth == "full" and min(rate, target) > self.sample_rate:
-                clean, clean_rate = with_high_band(x[:, i], rate, noisy, clean), rate
-            out[:, i] = fit(resample(clean, clean_rate, target), len(out))
+                clean, clean_rate = with_high_band(x[:, channel], rate, noisy, clean), rate
+            return fit(resample(clean, clean_rate, target), samples)
+
+        if channels == 1:  # an hour is not held twice
+            return np.asarray(enhanced(0), np.float32)[:, None]
+        out = np.empty((samples, channels), np.float32)
+        for channel in range(channels):
+            out[:, channel] = enhanced(channel)
         return out
 
     def batch(
@@ -205,6 +211,7 @@ class Enhancer:
         target = int(options.get("output_rate") or rate)
         check_output(path, target, 1 if options.get("mono") else x.shape[1], bits, bitrate)
         y = self.enhance(x, rate, **options)
+        del x  # of an hour 230 MB
         self.save(path, y, target, bits=bits, bitrate=bitrate)
         return len(y) / target
 

@@ -1,5 +1,6 @@
 """The library's object: with the bundled model, and with backends that need none."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,16 @@ def test_a_recording_comes_back_at_its_own_rate_with_its_own_channels():
     assert Enhancer(identity)(stereo, sample_rate=44_100).shape == (44_100, 2)
     assert Enhancer(identity)(stereo.T, sample_rate=44_100).shape == (44_100, 2)
     assert Enhancer(identity)(stereo[:, 0], sample_rate=44_100).shape == (44_100,)
+
+
+def test_a_long_recording_is_held_once_before_and_once_after():
+    x = noise(120 * 16000)
+    tracemalloc.start()
+    try:
+        Enhancer(identity).enhance(x, 16000)
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * x.nbytes  # beside x itself
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_stereo_recording_at_another_rate_can_come_back_mono_at_16_khz():
