@@ -126,7 +126,7 @@ def run(args) -> int:
         return 0
     single = not names_several(args.input)
     if todo:
-        check_place(args, todo[0].output, single)
+        check_place(args, todo, single)
     summary = Summary(len(jobs), [Result(job.source, job.output, "skipped") for job in skipped])
     started = time.perf_counter()
     try:
@@ -157,14 +157,18 @@ def options(args) -> dict:
     }
 
 
-def check_place(args, output: str, single: bool) -> None:
-    """Make the folder of the outputs, or raise OutputError: now, not after the model is loaded."""
-    from ..audio.write import check_output
+def check_place(args, jobs: list, single: bool) -> None:
+    """Make the outputs' folder, or say that they can't be written: now, not after the model is loaded."""
+    from ..audio.write import check_format, check_output
 
-    if not single or args.output and args.output.endswith(("/", os.sep)):
-        make_folder(args.output or os.path.dirname(output))
-    else:
-        check_output(output, args.sample_rate, bits=args.bits, bitrate=args.bitrate)
+    first = jobs[0].output
+    if single and not (args.output and args.output.endswith(("/", os.sep))):
+        check_output(first, args.sample_rate, bits=args.bits, bitrate=args.bitrate)
+        return
+    by_format = {os.path.splitext(job.output)[1]: job.output for job in reversed(jobs)}
+    for output in by_format.values():
+        check_format(output, args.sample_rate, bits=args.bits, bitrate=args.bitrate)
+    make_folder(args.output or os.path.dirname(first))
 
 
 def enhanced(args, jobs: list):

@@ -330,6 +330,16 @@ def test_bits_and_bit_rate_are_chosen_and_refused_before_the_work(here, identity
     assert not list(here.glob("x.*"))
 
 
+def test_bits_that_one_of_a_folder_can_not_have_are_refused_before_the_work(here, identity, capsys):
+    os.mkdir("in")
+    for name in ("a.wav", "b.mp3"):
+        write(here / "in" / name, 16_000)
+    assert enhance("in", "-o", "out", "--bits", "24") == 2
+    assert "bits=24: .mp3 has none" in capsys.readouterr().err and not os.path.exists("out")
+    assert enhance("in", "-o", "out", "--bits", "24", "--format", "wav") == 0
+    assert sorted(os.listdir("out")) == ["a.wav", "b.wav"]
+
+
 DRIVER = """
     import os, sys, time
     from modelscope_zipenhancer import cli
