@@ -12,6 +12,7 @@ from .output import EXIT_CODES, complain
 # name: (its module here, with `add_arguments(parser)` and `run(args) -> exit code`; what it does)
 COMMANDS = {
     "enhance": ("enhance", "denoise recordings"),
+    "corpus": ("corpus", "denoise millions of recordings: manifests, tar shards, datasets"),
     "info": ("info", "what a model is: size, cost, hash of its weights"),
     "evaluate": ("evaluate", "measure how good the enhanced recordings are"),
     "train": ("train", "train a network, or fine-tune one"),

@@ -34,6 +34,26 @@ def add_arguments(parser) -> None:
         help="a file for one recording, a folder for more, - for stdout; by default INPUT's name with "
         "_enhanced.wav (a folder's with _enhanced) here, or stdout for stdin",
     )
+    add_sound_and_model(parser)
+    work = parser.add_argument_group("the work")
+    add = work.add_argument
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="recordings at a time: on a CPU each in a process (1), on a GPU in common batches (8)",
+    )
+    add("--resume", action="store_true", help="leave out the recordings whose output is there")
+    add("--strict", action="store_true", help="refuse recordings that are cut off, instead of a warning")
+    add("--overwrite", action="store_true", help="allow outputs that are inputs")
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--plot", metavar="FILE.png", help="draw waveform and spectrogram before and after, of one recording")
+    add("--report", metavar="FILE.json", help="what became of each recording")
+    add("--rate", type=int, metavar="HZ", help="stdin is raw 16-bit mono PCM; so is stdout, while it arrives")
+
+
+def add_sound_and_model(parser) -> None:
+    """The options of what is heard, and of what computes it."""
     sound = parser.add_argument_group("the sound")
     add = sound.add_argument
     add("--format", choices=("wav", "flac", "ogg", "opus", "mp3", "aiff"), help="by default as the input's")
@@ -67,21 +87,6 @@ def add_arguments(parser) -> None:
         help="bf16: faster on CPUs that have it; fp16: on GPUs",
     )
     add("--backend", default="torch", help="torch (the default), or onnx: starts faster, without torch")
-    work = parser.add_argument_group("the work")
-    add = work.add_argument
-    add(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="recordings at a time: on a CPU each in a process (1), on a GPU in common batches (8)",
-    )
-    add("--resume", action="store_true", help="leave out the recordings whose output is there")
-    add("--strict", action="store_true", help="refuse recordings that are cut off, instead of a warning")
-    add("--overwrite", action="store_true", help="allow outputs that are inputs")
-    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    add("--plot", metavar="FILE.png", help="draw waveform and spectrogram before and after, of one recording")
-    add("--report", metavar="FILE.json", help="what became of each recording")
-    add("--rate", type=int, metavar="HZ", help="stdin is raw 16-bit mono PCM; so is stdout, while it arrives")
 
 
 def run(args) -> int:

@@ -1,12 +1,16 @@
-"""The progress bar of `zipenhancer enhance`."""
+"""The progress of `zipenhancer enhance` and `corpus`."""
 
 import contextlib
 import sys
+import time
 
 from tqdm import tqdm
 
 from ..corpus.find import Job
 from ..corpus.report import Result
+from .output import say
+
+LINE = 60.0  # seconds between two lines in a log
 
 
 class Bar:
@@ -63,6 +67,64 @@ class Bar:
         rtf = self._bar.format_dict["elapsed"] / max(now, 1e-9)
         self._bar.set_postfix_str(f"{now:.0f}/{total:.0f} s of audio, RTF {rtf:.2f}", refresh=False)
         self._bar.refresh()
+
+
+class Progress:
+    """Of a corpus: jobs, hours of audio, RTF, failures and the remaining time, on stderr.
+
+    A bar on a terminal, elsewhere a line a minute.
+    """
+
+    def __init__(self, jobs: int):
+        self.jobs, self.ended, self.before = jobs, 0, 0  # before: what an earlier run did
+        self.seconds, self.done, self.failed = 0.0, 0, 0
+        self.started = self._said = time.monotonic()
+        self._bar = tqdm(
+            total=jobs,
+            disable=not sys.stderr.isatty(),
+            file=sys.stderr,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{percentage:3.0f}%|{bar}| {postfix}",
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def skip(self) -> None:
+        """Note a job that an earlier run has done."""
+        self.ended += 1
+        self.before += 1
+
+    def finish(self, results: list[Result]) -> None:
+        """Note that a job has ended."""
+        self.ended += 1
+        for result in results:
+            self.seconds += result.seconds
+            self.done += result.status == "done"
+            self.failed += result.status == "failed"
+        if not self._bar.disable:
+            self._bar.n = self.ended
+            self._bar.set_postfix_str(self.text())
+        elif time.monotonic() - self._said > LINE:
+            self._said = time.monotonic()
+            say(f"zipenhancer: {self.text()}", sys.stderr)
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self.started
+
+    def text(self) -> str:
+        now, left = self.ended - self.before, self.jobs - self.ended
+        remaining = f", {tqdm.format_interval(self.spent * left / now)} left" if now else ""
+        rtf = self.spent / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.ended}/{self.jobs}, {self.seconds / 3600:.2f} h of audio, RTF {rtf:.4f}, "
+            f"{self.failed} failed{remaining}"
+        )
 
 
 def header_seconds(path: str) -> float:

@@ -30,6 +30,7 @@ class Claim(NamedTuple):
     source: str
     output: str  # where it would go if no other recording went there
     suffix: str  # the source's own
+    part: tuple = ()  # Job's start, seconds and channels
 
 
 def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) -> list[Job]:
@@ -62,12 +63,16 @@ def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) 
             if output and not into_folder:
                 target = output
             elif output or folder:
-                own = given.lower()
-                target = into + stem + (suffix or (own if own in FORMATS else ".wav"))
+                target = into + stem + (suffix or writable(given))
             else:
                 target = f"{os.path.basename(stem)}_enhanced{suffix or '.wav'}"
             claims.append(Claim(source, target, given))
-    return list(_distinct(claims))
+    return list(distinct(claims))
+
+
+def writable(suffix: str) -> str:
+    """A recording's suffix if it can be written, else '.wav'."""
+    return suffix.lower() if suffix.lower() in FORMATS else ".wav"
 
 
 def names_several(inputs: list[str]) -> bool:
@@ -103,7 +108,7 @@ def split_done(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
     return todo, done
 
 
-def _distinct(claims: list[Claim]) -> Iterator[Job]:
+def distinct(claims: list[Claim]) -> Iterator[Job]:
     """Jobs of which each recording has one output, and each output one recording."""
     absolute = functools.cache(os.path.abspath)
 
@@ -120,7 +125,7 @@ def _distinct(claims: list[Claim]) -> Iterator[Job]:
     for key, claim in zip(keys, claims):
         holder = holders[key]
         if holder is claim:
-            yield Job(claim.source, claim.output)
+            yield Job(claim.source, claim.output, False, *claim.part)
         elif real_path(holder.source) != real_path(claim.source):
             stem, suffix = os.path.splitext(claim.output)
             own = f"{stem}_{claim.suffix[1:]}{suffix}"
@@ -130,7 +135,7 @@ def _distinct(claims: list[Claim]) -> Iterator[Job]:
                     f"{holder.source!r} and {claim.source!r} would both become {claim.output!r}: enhance "
                     "them in two runs, or give the folder that holds both"
                 )
-            yield Job(claim.source, own, renamed=True)
+            yield Job(claim.source, own, True, *claim.part)
 
 
 def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:

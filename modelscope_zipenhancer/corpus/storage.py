@@ -4,11 +4,13 @@ s3, gs, oss, hdfs and the like need their package (s3fs, gcsfs, ossfs, pyarrow),
 is missing; keys and endpoints are that package's business.
 """
 
+import contextlib
 import errno
 import io
 import os
 import posixpath
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -60,30 +62,55 @@ def write(path: str, data: bytes) -> None:
         FullError: where no other file could be written either.
         OutputError: for any other reason.
     """
+    if is_remote(path) and _scheme(path) in WHOLE:
+        try:
+            system, inside = _system(path)
+            system.pipe_file(inside, data)
+        except OSError as error:
+            raise full_or(error, path) from error
+    else:
+        with writer(path) as file:
+            file.write(data)
+
+
+def full_or(error: OSError, path: str) -> OutputError:
+    """The error of writing a path: FullError if others would have it too."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if cause.errno in FULL:
+        return FullError(
+            f"{path!r} can't be written: {cause.strerror}. The run has stopped; once there is room, the same "
+            "command goes on"
+        )
+    if isinstance(error, OutputError):
+        return error
+    return OutputError(f"{path!r} can't be written: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def writer(path: str) -> Iterator[BinaryIO]:
+    """An open file that becomes `path`, whole or not at all, however large it grows."""
     try:
         if not is_remote(path):
             make_folder(os.path.dirname(path))
             with replacing(path) as temporary, open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             return
-        system, inside = _system(path)
-        if _scheme(path) in WHOLE:
-            system.pipe_file(inside, data)
-            return
-        system.makedirs(posixpath.dirname(inside), exist_ok=True)
-        temporary = f"{inside}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
-        system.pipe_file(temporary, data)
-        system.mv(temporary, inside)
+        with tempfile.TemporaryDirectory() as folder:
+            local = os.path.join(folder, "file")
+            with open(local, "wb") as file:
+                yield file
+            system, inside = _system(path)
+            if _scheme(path) in WHOLE:
+                system.put_file(local, inside)
+                return
+            system.makedirs(posixpath.dirname(inside), exist_ok=True)
+            temporary = _temporary(inside)
+            system.put_file(local, temporary)
+            system.mv(temporary, inside)
     except OSError as error:
-        if (error if error.errno else error.__cause__ or error).errno in FULL:
-            raise FullError(
-                f"{str(error).rstrip('.')}: the run has stopped; make room, and the same command goes on"
-            ) from error
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{path!r} can't be written: {error.strerror or error}") from error
+        raise full_or(error, path) from error
 
 
 def join(folder: str, name: str) -> str:
@@ -96,6 +123,17 @@ def names_below(folder: str) -> Iterator[str]:
     inside = inside.rstrip("/")
     for path in sorted(system.find(inside)):
         yield path[len(inside) :].lstrip("/")
+
+
+def names(folder: str) -> list[str]:
+    """What is in a folder; nothing where there is none."""
+    try:
+        if is_remote(folder):
+            system, inside = _system(folder)
+            return [entry.rstrip("/").rpartition("/")[2] for entry in system.ls(inside, detail=False)]
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def exists(path: str) -> bool:
@@ -111,6 +149,10 @@ def remove(path: str) -> None:
         system.rm_file(inside)
     else:
         os.unlink(path)
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
 
 
 def _scheme(path: str) -> str:

@@ -1,0 +1,144 @@
+"""`zipenhancer corpus`: its options, and what it says. The work is corpus/'s."""
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+
+from ..errors import OptionError
+from .enhance import add_sound_and_model, options
+from .output import EXIT_CODES, complain, say, speed
+
+EXAMPLES = """examples:
+  zipenhancer corpus recordings/ -o clean/
+  zipenhancer corpus train.jsonl -o clean/ --format flac        NeMo's or Lhotse's fields, or CSV
+  zipenhancer corpus s3://bucket/raw/ -o s3://bucket/clean/
+  zipenhancer corpus train.jsonl -o clean/ --part 3/16          on 16 machines with a common disk
+  zipenhancer corpus train.jsonl -o /shared/clean/ --where ray  on a Ray cluster
+
+The same command goes on where a run was stopped, by whatever. clean/zipenhancer.jsonl says of each
+recording what was done; train.jsonl is written there too, with the enhanced recordings in it."""
+
+
+def add_arguments(parser) -> None:
+    """The options of `zipenhancer corpus`."""
+    parser.description = (
+        "Denoise a corpus, here or elsewhere (s3://...): a manifest (JSONL, CSV), tar shards, a dataset, or "
+        "files, folders and globs."
+    )
+    parser.epilog = f"{EXAMPLES}\n\n{EXIT_CODES}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("input", nargs="+", metavar="INPUT", help="a manifest; or files, folders, globs and URLs")
+    add("-o", "--output", metavar="DIR", required=True, help="a folder, made if it isn't there")
+    add_sound_and_model(parser)
+    work = parser.add_argument_group("the work")
+    add = work.add_argument
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="on a CPU processes, of one thread each (all cores); on a GPU recordings at a time (8); over "
+        "ray actors (as many as there is room for)",
+    )
+    add("--where", default="local", help="local (the default), or ray: on the cluster of RAY_ADDRESS")
+    add("--part", type=_part, default=(1, 1), metavar="I/N", help="of N runs that share the work, the Ith")
+    add("--retries", type=int, default=3, metavar="N", help="of what may pass: a network, a lost process (3)")
+    add(
+        "--patience",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="seconds of silence after which a process is ended, and its recordings are tried again (300)",
+    )
+    add("--retry-failed", action="store_true", help="also those that failed in an earlier run")
+    add("--strict", action="store_true", help="refuse recordings that are cut off, instead of a warning")
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def run(args) -> int:
+    """Run the command; returns the exit code, or raises."""
+    from ..enhance.enhancer import check_options
+
+    check_options(args.sample_rate, args.strength, args.bandwidth)
+    if args.jobs is not None and args.jobs < 1:
+        raise OptionError(f"--jobs {args.jobs}: 1 or more")
+    if args.retries < 0 or not args.patience > 0:
+        raise OptionError(f"--retries {args.retries} --patience {args.patience}: 0 or more, and more than 0")
+
+    from ..corpus.make import make, plan
+    from ..corpus.run import PLACES, Care
+    from .progress import Progress
+
+    if args.where not in PLACES:
+        raise OptionError(f"--where {args.where}: {' or '.join(PLACES)}")
+    suffix = f".{args.format}" if args.format else None
+    planned = plan(args.input, args.output, suffix)
+    if args.dry_run:
+        for job in planned.jobs:
+            say(f"{job.source} -> {job.output}")
+        return 0
+    care = Care(args.retries, args.patience, watched=True)
+    model_hash = hash_of(args.model)
+    settings = {
+        "model": args.model,
+        "model hash": model_hash,
+        "precision": args.precision,
+        "backend": args.backend,
+        "format": args.format,
+        **{name: value for name, value in options(args).items() if name != "strict"},
+    }
+    load = (args.model, args.device, args.backend, args.precision)
+    common = {"model": args.model, "model_hash": model_hash}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
+    with Progress(len(planned.jobs)) as progress:
+        made = make(
+            planned,
+            load,
+            options(args),
+            settings,
+            common,
+            workers=args.jobs,
+            where=args.where,
+            care=care,
+            part=args.part,
+            retry_failed=args.retry_failed,
+        )
+        try:
+            with contextlib.closing(made):
+                for job, results in made:
+                    if job is None:
+                        progress.skip()
+                        continue
+                    for result in results:
+                        for problem in (*result.warnings, *([result.error] if result.error else [])):
+                            complain(problem, 0)
+                    progress.finish(results)
+        except KeyboardInterrupt:
+            return complain(f"interrupted: {progress.text()}; the same command goes on", 130)
+    before = f", {progress.before} done or another part's" if progress.before else ""
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    work = f": {speed(progress.seconds, progress.spent)} with model {args.model}" if progress.done else ""
+    say(f"{progress.done} done{before}{failed}{work}")
+    return 1 if progress.failed else 0
+
+
+def hash_of(model: str) -> str:
+    """The SHA-256 of a model's weights."""
+    from ..files import sha256
+    from ..names import ONNX_FILE, WEIGHTS_FILE
+    from ..network.pretrained import find_model
+
+    folder = find_model(model)
+    for name in (WEIGHTS_FILE, ONNX_FILE):
+        if os.path.exists(path := os.path.join(folder, name)):
+            return sha256(path)
+    return ""
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: I/N, as in 3/16")
+    return int(found[1]), int(found[2])

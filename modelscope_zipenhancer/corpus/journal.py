@@ -1,0 +1,296 @@
+"""What has been done of a corpus, so that nothing is done twice: rows as jobs end, a manifest at the end.
+
+In the output folder, `.zipenhancer/` holds the run's settings and a journal of each run; a line of it is a
+job, written after its audio. Once all jobs have one, their rows become `zipenhancer.jsonl`, in the order of
+the input. A line that a kill cut off counts for nothing.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import OptionError, OutputError
+from . import storage
+from .find import Job
+from .report import Result
+
+FOLDER = ".zipenhancer"
+MANIFEST = "zipenhancer.jsonl"
+FLUSH = 60.0  # seconds of rows that a journal elsewhere may lose: there each flush is a file
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the rows of a job lie in the journal's spool."""
+
+    offset: int
+    length: int
+    failed: bool
+
+
+class Journal:
+    """The rows of a corpus in a folder, local or remote.
+
+    Args:
+        settings: what determines the sound; a folder takes those of its first run only.
+        part: (number from 1, of how many), for runs that share the work.
+        common: what each row ends with: the model and its hash.
+
+    Raises:
+        OptionError: for other settings than those of the folder, or where another run is at work.
+    """
+
+    def __init__(self, out: str, settings: dict, part: tuple[int, int], common: dict) -> None:
+        self.out, self.part, self.common = out, part, common
+        self.folder = storage.join(out, FOLDER)
+        self._check(settings)
+        self._lock = self._locked()
+        # The rows of all runs: of each job a line, a list of rows
+        self._spool = tempfile.TemporaryFile()
+        self._places: dict[str, _Place] = {}
+        self._read: dict[str, int] = {}  # bytes of each journal that are in the spool
+        self._file: int | None = None
+        self._buffer: list[bytes] = []
+        self._flushed, self._written = time.monotonic(), 0
+        if storage.exists(manifest := storage.join(out, MANIFEST)):
+            with storage.open_source(manifest) as file:
+                self._take(file)
+        self._take_journals()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OutputError):
+            self._flush()
+        if self._file is not None:
+            os.close(self._file)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._spool.close()
+
+    def left(self, jobs: Sequence[Any], retry_failed: bool = False) -> list[Any]:
+        """The jobs of this part that have no row, or whose output has gone."""
+        number, parts = self.part
+        there = _Folders()
+        todo = []
+        for job in jobs[number - 1 :: parts]:
+            place = self._places.get(self.key(job))
+            if place is None:
+                todo.append(job)
+            elif place.failed:
+                todo += [job] * retry_failed
+            elif not storage.is_remote(job.output) and not there.has(job.output):
+                todo.append(job)
+        return todo
+
+    def add(self, job: Any, results: Sequence[Result]) -> None:
+        """Write the rows of a job; its audio is there. OutputError if that can't be."""
+        rows = [self._row(job, result) for result in results]
+        line = _line(rows)
+        self._places[self.key(job)] = _Place(self._spool.seek(0, os.SEEK_END), len(line), _failed(rows))
+        self._spool.write(line)
+        self._buffer.append(line)
+        if not storage.is_remote(self.out) or time.monotonic() - self._flushed > FLUSH:
+            self._flush()
+
+    def rows(self, job: Any) -> list[dict] | None:
+        """The rows of a job, if it has ended."""
+        place = self._places.get(self.key(job))
+        if place is None:
+            return None
+        self._spool.seek(place.offset)
+        return json.loads(self._spool.read(place.length))
+
+    def finish(self, jobs: Sequence[Any], manifest: Any = None) -> bool:
+        """Write the manifests, if all jobs have ended, other parts' too; returns whether they have."""
+        self._flush()
+        if self.part[1] > 1:
+            self._take_journals()  # what others did meanwhile
+        if any(self.key(job) not in self._places for job in jobs):
+            return False
+        with storage.writer(storage.join(self.out, MANIFEST)) as file:
+            for job in jobs:
+                for row in self.rows(job) or ():
+                    file.write(
+                        json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+                    )
+        if manifest:
+
+            def row_of(job: Job) -> dict | None:
+                return next(iter(self.rows(job) or ()), None)
+
+            with manifest.writer(self.out) as write:
+                for row in manifest.enhanced(jobs, row_of):
+                    write(row)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        for path in self._journals():
+            with contextlib.suppress(OSError):
+                storage.remove(path)
+        return True
+
+    def key(self, job: Any) -> str:
+        """The name of a job's output below the folder."""
+        return job.output[len(storage.join(self.out, "")) :]
+
+    def _row(self, job: Any, result: Result) -> dict:
+        is_clip = isinstance(job, Job)
+        row: dict[str, Any] = {"path": self.key(job) if is_clip else result.output, "source": result.source}
+        if not is_clip:
+            row["shard"] = self.key(job)
+        elif job.start or job.seconds is not None:
+            row["offset"] = job.start
+        levels = result.levels
+        return row | {
+            "status": result.status,
+            "duration": round(result.seconds, 6),
+            "sample_rate": result.sample_rate,
+            "level_before": levels and levels.before,
+            "level_after": levels and levels.after,
+            "noise_level": levels and levels.noise,
+            "clipped": levels.clipped if levels else 0,
+            "warnings": list(result.warnings),
+            "error": result.error,
+            "spent": round(result.spent, 3),
+            **self.common,
+        }
+
+    def _take(self, lines: Iterable[bytes]) -> None:
+        """Put lines of a journal, or of a finished manifest, into the spool."""
+        shard: list[dict] = []  # of a manifest: its rows follow one another
+
+        def put(rows: list[dict]) -> None:
+            line = _line(rows)
+            key = rows[0].get("shard") or rows[0]["path"]
+            place = _Place(self._spool.seek(0, os.SEEK_END), len(line), _failed(rows))
+            if not place.failed or key not in self._places:  # clocks jump: the order of runs isn't known
+                self._places[key] = place
+                self._spool.write(line)
+
+        for line in lines:
+            try:
+                value = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                value = None
+            if isinstance(value, dict):
+                if shard and value.get("shard") != shard[0].get("shard"):
+                    put(shard)
+                    shard = []
+                if value.get("shard"):
+                    shard.append(value)
+                else:
+                    put([value])
+            elif value:
+                put(value)
+        if shard:
+            put(shard)
+
+    def _take_journals(self) -> None:
+        """Put what is in the journals of this and other runs into the spool; of each file what is new."""
+        for path in self._journals():
+            with storage.open_source(path) as file:
+                file.seek(self._read.get(path, 0))
+                whole = file.read().rpartition(b"\n")[0] + b"\n"
+            self._take(whole.splitlines(keepends=True))
+            self._read[path] = self._read.get(path, 0) + len(whole)
+
+    def _journals(self) -> list[str]:
+        names = sorted(name for name in storage.names(self.folder) if name.endswith(".jsonl"))
+        return [storage.join(self.folder, name) for name in names]
+
+    def _flush(self) -> None:
+        """Write what has been added; here each row at once, elsewhere as a file of its own."""
+        if not self._buffer:
+            return
+        data = b"".join(self._buffer)
+        name = f"{time.time_ns():020d}-{os.getpid()}-{self._written:06d}.jsonl"
+        path = storage.join(self.folder, name)
+        if storage.is_remote(path):
+            storage.write(path, data)
+            self._written += 1
+        else:
+            try:
+                if self._file is None:
+                    self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                done = os.write(self._file, data)
+                if done < len(data):  # the disk is full: the rest says so
+                    os.write(self._file, data[done:])
+            except OSError as error:
+                self._buffer.clear()
+                raise storage.full_or(error, path) from error
+        self._buffer.clear()
+        self._flushed = time.monotonic()
+
+    def _check(self, settings: dict) -> None:
+        """OptionError if the folder has been made with other settings; else they are noted there."""
+        path = storage.join(self.folder, "settings.json")
+        settings = json.loads(json.dumps(settings))
+        if not storage.exists(path):
+            storage.write(path, json.dumps(settings, indent=1).encode())
+            return
+        with storage.open_source(path) as file:
+            noted = json.load(file)
+        for name in {**noted, **settings}:
+            if noted.get(name) != settings.get(name):
+                raise OptionError(
+                    f"{self.out!r} was made with {name} {noted.get(name)!r}, now it is "
+                    f"{settings.get(name)!r}: name another folder with -o, or remove that one"
+                )
+
+    def _locked(self) -> int | None:
+        """A lock that ends with this process; OptionError where another holds it."""
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        if storage.is_remote(self.out):
+            return None
+        number, parts = self.part
+        lock = os.open(os.path.join(self.folder, f"lock-{number}-of-{parts}"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise OptionError(
+                f"another run is at work on {self.out!r}: wait for it, or take --part"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        return lock
+
+
+class _Folders:
+    """Which files there are, by a look into each folder."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def has(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            try:
+                self._names[folder] = set(os.listdir(folder or "."))
+            except OSError:
+                self._names[folder] = set()
+        return name in self._names[folder]
+
+
+def _line(rows: list[dict]) -> bytes:
+    return json.dumps(rows).encode() + b"\n"
+
+
+def _failed(rows: list[dict]) -> bool:
+    return any(row["status"] == "failed" for row in rows)
+
+
+def read_manifest(out: str) -> Iterator[dict]:
+    """The rows of a finished corpus."""
+    with storage.open_source(storage.join(out, MANIFEST)) as file:
+        yield from map(json.loads, file)

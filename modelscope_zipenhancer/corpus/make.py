@@ -1,0 +1,103 @@
+"""A corpus of another: what there is in it, what of that is left to do, and the manifests at the end."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import AudioNotFoundError, OptionError
+from ..files import is_recording
+from . import storage
+from .find import Claim, Job, distinct, find_jobs, refuse_inputs_as_outputs, writable
+from .journal import Journal
+from .manifests import Manifest, is_manifest
+from .report import Result
+from .run import Care, run_jobs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a corpus, in the order of its input."""
+
+    out: str
+    jobs: Sequence[Any]
+    manifest: Manifest | None = None  # the input's, which is given back
+
+
+def plan(inputs: list[str], out: str, suffix: str | None = None) -> Plan:
+    """What is to be done for inputs of one kind: a manifest; or files, folders, globs and URLs.
+
+    Args:
+        out: the folder of the outputs, local or remote.
+        suffix: of the recordings; by default each one's own if it can be written, else '.wav'.
+
+    Raises:
+        AudioNotFoundError: where there are no recordings.
+        AudioError: for a row of a manifest that names none.
+        OptionError: for kinds that don't go together.
+    """
+    manifests = [item for item in inputs if is_manifest(item)]
+    if manifests:
+        if len(inputs) > 1:
+            raise OptionError(f"{manifests[0]!r} is a manifest: give it alone, other inputs in other runs")
+        manifest = Manifest(inputs[0])
+        if storage.join(out, manifest.name) == manifest.path:
+            raise OptionError(f"-o {out!r} is the folder of the manifest, which would be written over")
+        jobs: Sequence[Any] = manifest.jobs(out, suffix)
+    else:
+        manifest = None
+        jobs = _files(inputs, out, suffix)
+    refuse_inputs_as_outputs([job for job in jobs if not storage.is_remote(job.output)])
+    return Plan(out, jobs, manifest)
+
+
+def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
+    """Jobs for recordings in files and folders."""
+    local = [item for item in inputs if not storage.is_remote(item)]
+    into = out if storage.is_remote(out) else os.path.join(out, "")
+    jobs = find_jobs(local, into, suffix) if local else []
+    for item in set(inputs) - set(local):
+        names = [name for name in storage.names_below(item) if is_recording(name)]
+        if not names:
+            raise AudioNotFoundError(f"no recordings below {item!r}: none ends as audio files do")
+        claims = []
+        for name in names:
+            stem, given = os.path.splitext(name)
+            claims.append(
+                Claim(storage.join(item, name), storage.join(out, stem + (suffix or writable(given))), given)
+            )
+        jobs += distinct(claims)
+    return jobs
+
+
+def make(
+    plan: Plan,
+    load: tuple,
+    options: dict,
+    settings: dict,
+    common: dict,
+    *,
+    workers: int | None = None,
+    where: str = "local",
+    care: Care = Care(retries=3, patience=300.0, watched=True),
+    part: tuple[int, int] = (1, 1),
+    retry_failed: bool = False,
+) -> Iterator[tuple[Any, Sequence[Result]]]:
+    """Do what is left of a plan; yields each job with its results, once its rows are written.
+
+    Args:
+        load, options, workers, where, care: as `run_jobs` has them.
+        settings, common, part: as Journal has them.
+        retry_failed: do what failed in an earlier run again.
+
+    Yields first (None, ()) as often as there are jobs that are done already, or are another part's.
+    """
+    with Journal(plan.out, settings, part, common) as journal:
+        todo = journal.left(plan.jobs, retry_failed)
+        yield from ((None, ()) for _ in range(len(plan.jobs) - len(todo)))
+        with contextlib.closing(run_jobs(todo, load, options, workers, where, care=care)) as finished:
+            for job, results in finished:
+                journal.add(job, results)
+                yield job, results
+        journal.finish(plan.jobs, plan.manifest)
