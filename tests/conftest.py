@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,20 @@ SMALL = ModelConfig(
 # Runs 2 s in some hundredths of a second: for tests of what is around the network.
 QUICK = ModelConfig(channels=4, pos_dim=4, stacks=(StackConfig(4, 4, 1, 1, 4, 2, 4, 8, 3),))
 ROOT = Path(__file__).parents[1]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+SLOW_MS = 120_000  # that a page may take; the machine may be busy
 
 
 def seeded_model(config: ModelConfig = SMALL, seed: int = 0) -> ZipEnhancer:
@@ -136,3 +151,32 @@ def small_run(tmp_path) -> list[str]:
             )
     folders = [f"data.{kind}={tmp_path / kind}" for kind in ("clean", "noise")]
     return [*folders, "data.crop_samples=4000", "train.batch_size=1", "train.warmup=1", "train.save_every=1"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, by Playwright."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here")
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_ARGUMENTS)
+
+
+@pytest.fixture
+def new_page(browser):
+    """Open a page; at the end it has complained of nothing."""
+    complaints, contexts = [], []
+
+    def open_page(url: str, **options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(SLOW_MS)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints

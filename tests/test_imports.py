@@ -39,6 +39,8 @@ SPECIAL = {
     "runtime.onnx": {"numpy", "onnxruntime"},
     "runtime.onnx_export": {"numpy", "torch", "onnx", "onnxruntime", "network"},
     "runtime.onnx_graph": {"numpy", "torch", "onnx", "network"},
+    "web.demo": {"numpy", "gradio", "starlette", "audio", "enhance"},
+    "web.picture": {"numpy", "PIL", "audio", "evaluate.spectrogram"},
     "train.validate": {*TABLE["train"], "enhance", "runtime"},
     "train.__main__": {"cli"},  # `python -m modelscope_zipenhancer.train`, for torchrun
 }

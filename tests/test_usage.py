@@ -37,7 +37,12 @@ def here(tmp_path, monkeypatch):
 def test_the_page_has_blocks_of_known_kinds_and_reasons():
     assert len(BLOCKS) == USAGE.count("```") // 2 > 15
     assert {kind for _, kind, _ in BLOCKS} == {"python", "bash"}
-    assert {reason for reason, _, _ in BLOCKS} == {"", "needs a network", "needs a microphone"}
+    assert {reason for reason, _, _ in BLOCKS} == {
+        "",
+        "needs a network",
+        "needs a microphone",
+        "needs a browser",
+    }
 
 
 def test_the_python_blocks_run_one_after_the_other(here):

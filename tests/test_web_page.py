@@ -3,7 +3,6 @@
 import functools
 import http.server
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,38 +12,17 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, noisy_speech
+from conftest import CHROMIUM, ROOT, SLOW_MS, noisy_speech
 
 from modelscope_zipenhancer import Enhancer
 
 WEB = ROOT / "examples" / "web"
 EXAMPLE = ROOT / "examples" / "noisy_speech.wav"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
 if not CHROMIUM:
     pytest.skip("no Chromium here", allow_module_level=True)
 if not (WEB / "vendor" / "model.onnx").exists():
     pytest.skip("examples/web/vendor is missing: npm install there", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api")
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-SLOW = 120_000  # ms; the machine may be busy
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
+pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +32,6 @@ def site():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         yield server.stdout.readline().split()[0]
         server.terminate()
-
-
-@pytest.fixture
-def new_page(browser):
-    """Open the page; at the end it has complained of nothing."""
-    complaints, contexts = [], []
-
-    def open_page(url: str, **options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(SLOW)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        page.goto(url)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not complaints
 
 
 @pytest.fixture
@@ -217,7 +175,7 @@ def test_a_model_that_is_missing_is_said_and_the_next_try_works(browser, site, t
     with browser.new_context() as context:
         context.route("**/model.onnx", lambda route: route.abort())
         page = context.new_page()
-        page.set_default_timeout(SLOW)
+        page.set_default_timeout(SLOW_MS)
         page.goto(site)
         soundfile.write(tmp_path / "x.wav", noisy_speech(1.0), 16000)
         page.set_input_files("#file", tmp_path / "x.wav")

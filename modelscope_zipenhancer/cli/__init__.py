@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure how good the enhanced recordings are"),
     "train": ("train", "train a network, or fine-tune one"),
     "export": ("export", "write a model as an ONNX file, for programs without torch"),
+    "demo": ("demo", "a page in the browser to try a model on"),
     "activate": ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
     "deactivate": ("activate", "take that back"),
 }
