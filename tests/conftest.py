@@ -126,6 +126,23 @@ def run_python(tmp_path):
 
 
 @pytest.fixture
+def torch_form(monkeypatch):
+    """The form for CPUs without its inner loops in C, as where they are not compiled."""
+    monkeypatch.setattr("modelscope_zipenhancer.runtime.cpu.network.library", lambda: None)
+
+
+@pytest.fixture(params=["C", "torch"])
+def each_form(request):
+    """The form for CPUs with its inner loops in C, and without."""
+    from modelscope_zipenhancer.runtime.cpu.native.library import library, status
+
+    if request.param == "torch":
+        request.getfixturevalue("torch_form")
+    elif library() is None:
+        pytest.skip(status())
+
+
+@pytest.fixture
 def folders(tmp_path):
     """Clean and noise, as AudioFolders."""
     from modelscope_zipenhancer.train.folders import AudioFolder

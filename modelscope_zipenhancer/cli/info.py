@@ -14,8 +14,9 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
     from ..network.summary import describe  # which imports torch: not for --help
+    from ..runtime.cpu.native.library import status
 
-    card = describe(args.model)
+    card = {**describe(args.model), "cpu": status()}
     if args.json:
         say(json.dumps(card, indent=1))
         return 0
@@ -27,6 +28,7 @@ model       {card["model"]}, in {card["folder"]}
 parameters  {card["parameters"]:,} in {shape}
 cost        {card["flops_per_second"] / 1e9:.2f} GFLOPs for a second of audio at 16 kHz
 weights     {card["checkpoint"]}, {card["bytes"] / 1e6:.2f} MB
-sha256      {card["sha256"]}"""
+sha256      {card["sha256"]}
+on CPUs     {card["cpu"]}"""
     )
     return 0

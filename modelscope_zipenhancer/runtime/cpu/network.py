@@ -37,6 +37,8 @@ from .convolution import (
     normalize,
 )
 from .fold import converted
+from .native.layer import NativeLayer
+from .native.library import Library, library
 from .threads import SlicePool
 from .winograd import CHANNELS, WinogradBlock
 from .zipformer_layer import Layer
@@ -61,7 +63,8 @@ class CpuNetwork:
         self.channels = model.config.channels
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             self.encoder = Encoder(model.dense_encoder, dtype)
-            self.stacks = [Stack(stack, dtype) for stack in model.TSConformer.encoders]
+            native = library() if dtype == torch.float32 else None
+            self.stacks = [Stack(stack, dtype, native) for stack in model.TSConformer.encoders]
             mask, phase = model.mask_decoder, model.phase_decoder
             self.mask = Decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]], dtype)
             phase_heads = [phase.phase_conv_r, phase.phase_conv_i]
@@ -252,7 +255,7 @@ class Decoder:
 class Stack:
     """A dual-path block, in place: (T, F, C)."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype):
+    def __init__(self, block: nn.Module, dtype: torch.dtype, native: Library | None = None):
         self.weights = [[1.0], [1.0]]  # of the averages in time and in frequency
         self.combine: Tensor | None = None
         if isinstance(block, zipenhancer.DownsampledBlock):
@@ -263,9 +266,15 @@ class Stack:
             block = block.encoder
         assert isinstance(block, zipenhancer.DualPathBlock)
         outer = cast(Bypass, block.bypass_layers[0])
+
+        def form(layer: nn.Module) -> Layer | NativeLayer:
+            zipformer_layer = cast(ZipformerLayer, layer)
+            if native:
+                return NativeLayer(zipformer_layer, outer, native)
+            return Layer(zipformer_layer, outer, dtype)
+
         in_frequency, in_time = (
-            [Layer(cast(ZipformerLayer, layer), outer, dtype) for layer in layers]
-            for layers in (block.f_layers, block.t_layers)
+            [form(layer) for layer in layers] for layers in (block.f_layers, block.t_layers)
         )
         self.layers = list(zip(in_frequency, in_time))
 

@@ -10,6 +10,8 @@ from modelscope_zipenhancer.runtime.cpu import zipformer_layer
 from modelscope_zipenhancer.runtime.cpu.buffers import ALIGNMENT, Buffer, Buffers, Plan, Scratch, lay_out
 from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 
+pytestmark = pytest.mark.usefixtures("torch_form")
+
 
 def plans(size: str, dtype: torch.dtype = torch.float32) -> list[Plan]:
     """Of a network for some lengths, and of its layers for slices of some sizes."""

@@ -18,6 +18,7 @@ from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 from modelscope_zipenhancer.runtime.cpu.winograd import WinogradBlock
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("each_form")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -41,7 +42,7 @@ def test_it_equals_the_definition_over_six_seconds():
         ("tiny", torch.float32, DenseBlock),
     ],
 )
-def test_wide_networks_take_winograds_form_in_float32(size, dtype, form):
+def test_wide_networks_take_winograds_form_in_float32(size, dtype, form, torch_form):
     fast = CpuNetwork(network(size), dtype)
     assert {type(fast.encoder.block), type(fast.mask.block), type(fast.phase.block)} == {form}
 

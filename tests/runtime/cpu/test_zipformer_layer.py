@@ -7,8 +7,8 @@ from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 from modelscope_zipenhancer.runtime.cpu.zipformer_layer import Layer
 
 
-@pytest.mark.parametrize("part", ["nothing", "attention", "activations"])
-def test_numbers_beyond_the_range_of_exp_are_computed_all_the_same(part, monkeypatch):
+def network_with_large(part: str):
+    """A network in which scores, or activations, are beyond the range of exp."""
     model = network()
     for module in model.modules():
         if part == "attention" and hasattr(module, "linear_pos"):
@@ -16,6 +16,18 @@ def test_numbers_beyond_the_range_of_exp_are_computed_all_the_same(part, monkeyp
         if part == "activations" and type(module).__name__ == "FeedForward":
             module.in_proj.weight.mul_(100)
             module.out_proj.weight.mul_(0.01)
+    return model
+
+
+@pytest.mark.parametrize("part", ["nothing", "attention", "activations"])
+def test_numbers_beyond_the_range_of_exp_are_computed_in_each_form(part, each_form):
+    model = network_with_large(part)
+    assert_equal_networks(model, CpuNetwork(model), 1, 30, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("part", ["nothing", "attention", "activations"])
+def test_numbers_beyond_the_range_of_exp_are_computed_all_the_same(part, monkeypatch, torch_form):
+    model = network_with_large(part)
     exact, run = [], Layer._run
     monkeypatch.setattr(Layer, "_run", lambda *args, **kw: exact.append(kw["exact"]) or run(*args, **kw))
     assert_equal_networks(model, CpuNetwork(model), 1, 30, tolerance=1e-4)

@@ -1,0 +1,231 @@
+"""The inner loops in C: each function against float64, all of them under sanitizers, how they are found."""
+
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from modelscope_zipenhancer.runtime.cpu.native import library as native
+
+SOURCES = ROOT / "modelscope_zipenhancer" / "runtime" / "cpu" / "native" / "src"
+COMPILER = shutil.which("gcc") or shutil.which("clang")
+needs_compiler = pytest.mark.skipif(COMPILER is None or sys.platform == "win32", reason="needs gcc or clang")
+
+
+def compiled(folder: Path, source: str, *options: str) -> native.Library:
+    """A variant in a library of its own."""
+    path = folder / f"{source}.so"
+    command = [
+        COMPILER,
+        "-O1",
+        "-shared",
+        "-fPIC",
+        *options,
+        str(SOURCES / f"{source}.c"),
+        "-o",
+        str(path),
+        "-lm",
+    ]
+    subprocess.run(command, check=True)
+    return native.Library(source, ctypes.CDLL(str(path)))
+
+
+@pytest.fixture(scope="module", params=["this machine's", "plain, 4", "plain, 16"])
+def variant(request, tmp_path_factory) -> native.Library:
+    """Each variant's functions; the plain one's in the widths of other machines."""
+    kind, _, width = request.param.partition(", ")
+    if kind == "plain":
+        if COMPILER is None or sys.platform == "win32":
+            pytest.skip("needs gcc or clang")
+        return compiled(tmp_path_factory.mktemp("native"), "plain", f"-DWIDTH={width}")
+    if native.library() is None:
+        pytest.skip(native.status())
+    return native.library()
+
+
+def call(variant: native.Library, name: str, x: np.ndarray) -> np.ndarray:
+    function = variant.function(name, None, native.Pointer, native.Pointer, native.Int)
+    out = np.full(len(x) + 2, 7.0, np.float32)  # unaligned, and with a guard
+    function(x.ctypes.data, out.ctypes.data + 4, len(x))
+    assert out[0] == out[-1] == 7
+    return out[1:-1]
+
+
+def softplus2(x):
+    return np.maximum(x, 0) + np.log1p(np.exp2(-np.abs(x))) / np.log(2)
+
+
+# the functions, and over what an error is counted
+FUNCTIONS = {
+    "exp2": (np.exp2, np.exp2),
+    "softplus2": (softplus2, softplus2),
+    "swoosh2": (lambda x: softplus2(x) - 0.08 * x, lambda x: softplus2(x) + 0.08 * np.abs(x)),
+    "sigmoid2": (lambda x: 1 / (1 + np.exp2(-x)), lambda x: 1 / (1 + np.exp2(-x))),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_within_a_millionth_of_float64(variant, name):
+    rng = np.random.default_rng(0)
+    tiny = np.float32([0.0, -0.0, 1e-45, -1e-45, 1e-40, -1e-40, 1e-30, -1e-30, 126, -126, 127, -100.5])
+    x = np.concatenate([tiny, *(rng.uniform(-s, s, 20000) for s in (1e-3, 1, 20, 126))]).astype(np.float32)
+    function, scale = FUNCTIONS[name]
+    error = np.abs(call(variant, name, x) - function(x.astype(np.float64))) / scale(x.astype(np.float64))
+    assert error.max() < 1e-6
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_takes_any_length_and_place(variant, name):
+    x = np.random.default_rng(1).uniform(-10, 10, 104).astype(np.float32)
+    expected = call(variant, name, x)
+    for length in range(1, 101):
+        assert np.array_equal(call(variant, name, x[length % 4 :][:length]), expected[length % 4 :][:length])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_its_limits_and_keeps_nan(variant, name):
+    largest, infinite = np.finfo(np.float32).max, np.float32(np.inf)
+    x = np.float32([1e4, -1e4, largest, -largest, infinite, -infinite, np.nan, -np.nan])
+    high, low, highest, lowest, up, down, *nan = call(variant, name, x)
+    assert np.isnan(nan).all()
+    if name == "exp2":
+        assert high == highest == up == np.inf and low == lowest == down == 0
+    if name == "softplus2":
+        assert high == 1e4 and highest == largest and up == np.inf and low == lowest == down == 0
+    if name == "swoosh2":
+        assert np.allclose([high, low], [9200, 800]) and np.isfinite([highest, lowest]).all()
+    if name == "sigmoid2":
+        assert high == highest == up == 1 and low == lowest == down == 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("source, options", [("avx2.c", []), ("neon.c", []), ("plain.c", ["-DWIDTH=16"])])
+def test_no_sanitizer_finds_a_fault(tmp_path, source, options):
+    if source.split(".")[0] != "plain" and (
+        native.library() is None or native.library().variant not in source
+    ):
+        pytest.skip("not for this processor")
+    program = str(tmp_path / "sanitized")
+    flags = [
+        "-O1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-Wno-unused-function",
+        "-Wno-psabi",
+    ]
+    flags += [f'-DSOURCE="{SOURCES / source}"', *options]
+    done = subprocess.run(
+        [COMPILER, *flags, str(Path(__file__).parent / "sanitized.c"), "-o", program, "-lm"],
+        capture_output=True,
+        text=True,
+    )
+    if "cannot find -l" in done.stderr or "libasan" in done.stderr:
+        pytest.skip("the compiler has no sanitizers here")
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "fine\n", done.stdout + done.stderr
+
+
+# ---- how it is found, and built ----------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """The search is done anew, before and after."""
+    for cached in native._find, native._log:
+        cached.cache_clear()
+    yield monkeypatch
+    for cached in native._find, native._log:
+        cached.cache_clear()
+
+
+def test_a_setting_turns_it_off(fresh):
+    fresh.setenv(native.VARIABLE, "0")
+    assert native.library() is None
+    assert native.status() == (
+        "inner loops in C are not used, as ZIPENHANCER_NATIVE is 0; PyTorch's operations do their work"
+    )
+
+
+def test_where_nothing_is_compiled_the_log_says_so_once(fresh, caplog):
+    fresh.setattr(native.glob, "glob", lambda pattern: [])
+    with caplog.at_level(logging.INFO, native.logger.name):
+        assert native.library() is None and native.library() is None
+    assert [record.message for record in caplog.records] == [native.status()]
+    assert "are not compiled: there was no C compiler" in native.status()
+
+
+def test_a_library_that_cannot_be_opened_is_not_used(fresh, tmp_path):
+    path = tmp_path / "_kernels.so"
+    path.write_bytes(b"no library")
+    fresh.setattr(native.glob, "glob", lambda pattern: [str(path)])
+    assert native.library() is None and f"{path} can't be used" in native.status()
+
+
+@needs_compiler
+def test_a_library_of_another_version_is_not_used(fresh, tmp_path):
+    path = tmp_path / "_kernels.so"
+    names = "zipenhancer_interface", "zipenhancer_variant"
+    (tmp_path / "other.c").write_text("\n".join(f"int {name}(void) {{ return 0; }}" for name in names))
+    subprocess.run([COMPILER, "-shared", "-fPIC", str(tmp_path / "other.c"), "-o", str(path)], check=True)
+    fresh.setattr(native.glob, "glob", lambda pattern: [str(path)])
+    assert native.library() is None and "of another version" in native.status()
+
+
+def test_an_unknown_variant_is_not_used(fresh):
+    if native.library() is None:
+        pytest.skip(native.status())
+    native._find.cache_clear()
+    fresh.setenv(native.VARIABLE, "sse9")
+    assert native.library() is None and "can't be used" in native.status()
+
+
+def wheel(folder: Path, **environment: str) -> list[str]:
+    """Names of what is in the wheel that is built from a copy of the sources."""
+    source = folder / "source"
+    source.mkdir()
+    for name in "setup.py", "pyproject.toml", "README.md", "LICENSE":
+        shutil.copy(ROOT / name, source)
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "models")
+    shutil.copytree(ROOT / "modelscope_zipenhancer", source / "modelscope_zipenhancer", ignore=ignored)
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(folder)]
+    done = subprocess.run(
+        command, cwd=source, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path).namelist()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its compiler is not found by CC")
+def test_without_a_compiler_a_wheel_is_built_all_the_same(tmp_path):
+    pytest.importorskip("setuptools", "77")
+    names = wheel(tmp_path, CC="/bin/false")
+    assert "modelscope_zipenhancer/runtime/cpu/native/library.py" in names
+    assert not [name for name in names if "_kernels" in name]
+
+
+@needs_compiler
+def test_a_wheel_has_the_library_and_it_works_where_it_is_installed(tmp_path, run_python):
+    pytest.importorskip("setuptools", "77")
+    wheel(tmp_path)
+    (path,) = tmp_path.glob("*-cp310-abi3-*.whl")
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    site = next(venv.glob("lib/python*/site-packages"))
+    zipfile.ZipFile(path).extractall(site)
+    code = (
+        "from modelscope_zipenhancer.runtime.cpu.native import library\n"
+        "print(library.__file__)\nprint(library.status())"
+    )
+    place, status = run_python(code, PYTHONPATH=str(site)).splitlines()
+    assert place.startswith(str(site))
+    assert status == native.status() or "not compiled" in native.status()
