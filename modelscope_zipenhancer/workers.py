@@ -30,13 +30,21 @@ THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STARTS = 10  # so many processes in a row may die before they are ready
 BEAT = 1.0  # seconds between two signs of life
 
+_this = threading.local()  # tell: says of this thread's item that it goes on
+
 
 def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
     """Yield function(item) of each item, in order, by threads; items are taken that far ahead, no farther.
 
     An error is raised when its item's turn comes.
     """
-    with contextlib.closing(in_threads(function, items, threads, in_order=True)) as finished:
+    tell = getattr(_this, "tell", None)
+
+    def work(item: Any) -> Any:
+        _this.tell = tell  # the threads speak for the one that has them work
+        return function(item)
+
+    with contextlib.closing(in_threads(work, items, threads, in_order=True)) as finished:
         for _, future in finished:
             yield future.result()
 
@@ -310,8 +318,6 @@ def spawning(threads: int) -> Iterator[None]:
 
 
 # ---- in a spawned process ----------------------------------------------------------------------
-
-_this = threading.local()  # tell: says of this thread's item that it goes on
 
 
 def alive() -> None:

@@ -17,6 +17,7 @@ from ..errors import AudioError, AudioNotFoundError, ForbiddenError
 from ..names import SAMPLE_RATE
 from .decode import HEAD, blocks_of, container_of, decode
 from .fetch import OPEN, Policy, fetch, shortened
+from .objects import Waveform, unwrapped
 from .samples import Recording, Samples, check_finite, check_level, to_float32
 
 logger = logging.getLogger(__name__)
@@ -39,11 +40,13 @@ def load(
 ) -> Recording:
     """Read audio from a path, URL, bytes, open binary file, array, tensor, base64 or data URL.
 
+    And from what datasets, torchcodec, soundfile, librosa, gradio and Lhotse hand over (objects.py).
+
     Args:
         source: a path may lead to a pipe; an open SoundFile is read on from where it is; of a
             two-dimensional array or tensor the shorter axis holds the channels. Integers are scaled by the
             full scale of their type (samples.to_float32).
-        sample_rate: of an array or tensor, 16000 unless given.
+        sample_rate: of an array or tensor, 16000 unless given; what has its own rate must not disagree.
         strict: AudioError where a warning would say that audio is missing.
         policy: what may be read, and how much of it; by default everything that the caller can.
 
@@ -54,7 +57,14 @@ def load(
         AudioError, AudioNotFoundError or FetchError.
     """
     policy = policy or OPEN
+    source = unwrapped(source)
     name = name_of(source)
+    if isinstance(source, Waveform):
+        if sample_rate not in (None, source.sample_rate):
+            raise AudioError(f"{name} is at {source.sample_rate} Hz, and sample_rate={sample_rate} was given")
+        x = _from_array(source.samples, name, source.channels_first)
+        policy.check_length(len(x), x.shape[1], source.sample_rate, name)
+        return Recording(x, source.sample_rate)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), name, strict, policy)
     if isinstance(source, soundfile.SoundFile):
@@ -94,7 +104,7 @@ def load(
         return _from_file(source, name, strict, policy)
     raise AudioError(
         f"audio can't be read from {name}: give a path, URL, bytes, an open binary "
-        "file, an array, a tensor, base64 or a data URL"
+        "file, an array, a tensor, base64, a data URL, or an array with its rate"
     )
 
 
@@ -125,6 +135,8 @@ def name_of(source: Any) -> str:
             if len(source) <= LONGEST_PATH
             else f"a text of {len(source)} letters"
         )
+    if isinstance(source, Waveform):
+        source = source.samples
     if isinstance(source, os.PathLike):
         return shortened(repr(os.fspath(source)))
     if hasattr(source, "shape"):
@@ -167,7 +179,7 @@ def _from_sound(sound: soundfile.SoundFile, name: str, policy: Policy) -> Record
     return Recording(check_finite(samples.take(), name), sound.samplerate)
 
 
-def _from_array(source: Any, name: str) -> np.ndarray:
+def _from_array(source: Any, name: str, channels_first: bool = False) -> np.ndarray:
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
@@ -178,7 +190,7 @@ def _from_array(source: Any, name: str) -> np.ndarray:
         x = x[:, None]
     elif x.ndim != 2:
         raise AudioError(f"{name}: expected (samples,), (samples, channels) or (channels, samples)")
-    elif x.shape[0] < x.shape[1]:
+    elif channels_first or x.shape[0] < x.shape[1]:
         x = x.T
     return check_finite(x, name)
 

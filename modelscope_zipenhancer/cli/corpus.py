@@ -13,6 +13,7 @@ from .output import EXIT_CODES, complain, say, speed
 EXAMPLES = """examples:
   zipenhancer corpus recordings/ -o clean/
   zipenhancer corpus train.jsonl -o clean/ --format flac        NeMo's or Lhotse's fields, or CSV
+  zipenhancer corpus shards/ -o clean/                          *.tar of WebDataset, *.parquet
   zipenhancer corpus s3://bucket/raw/ -o s3://bucket/clean/
   zipenhancer corpus train.jsonl -o clean/ --part 3/16          on 16 machines with a common disk
   zipenhancer corpus train.jsonl -o /shared/clean/ --where ray  on a Ray cluster
@@ -30,7 +31,14 @@ def add_arguments(parser) -> None:
     parser.epilog = f"{EXAMPLES}\n\n{EXIT_CODES}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("input", nargs="+", metavar="INPUT", help="a manifest; or files, folders, globs and URLs")
+    add(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="a manifest; tar shards, Parquet files, a dataset (a folder of save_to_disk, or hf:NAME); or "
+        "files, folders, globs and URLs",
+    )
+    add("--column", metavar="NAME", help="of a dataset: the one with the audio, where several have")
     add("-o", "--output", metavar="DIR", required=True, help="a folder, made if it isn't there")
     add_sound_and_model(parser)
     work = parser.add_argument_group("the work")
@@ -43,6 +51,8 @@ def add_arguments(parser) -> None:
         "ray actors (as many as there is room for)",
     )
     add("--where", default="local", help="local (the default), or ray: on the cluster of RAY_ADDRESS")
+    add("--cpus", type=float, default=1.0, metavar="N", help="over ray: of an actor (1)")
+    add("--gpus", type=float, default=0.0, metavar="N", help="over ray: of an actor, a fraction too (0)")
     add("--part", type=_part, default=(1, 1), metavar="I/N", help="of N runs that share the work, the Ith")
     add("--retries", type=int, default=3, metavar="N", help="of what may pass: a network, a lost process (3)")
     add(
@@ -74,12 +84,12 @@ def run(args) -> int:
     if args.where not in PLACES:
         raise OptionError(f"--where {args.where}: {' or '.join(PLACES)}")
     suffix = f".{args.format}" if args.format else None
-    planned = plan(args.input, args.output, suffix)
+    planned = plan(args.input, args.output, suffix, args.column)
     if args.dry_run:
         for job in planned.jobs:
             say(f"{job.source} -> {job.output}")
         return 0
-    care = Care(args.retries, args.patience, watched=True)
+    care = Care(args.retries, args.patience, True, args.cpus, args.gpus)
     model_hash = hash_of(args.model)
     settings = {
         "model": args.model,

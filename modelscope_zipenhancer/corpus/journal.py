@@ -142,7 +142,8 @@ class Journal:
 
     def _row(self, job: Any, result: Result) -> dict:
         is_clip = isinstance(job, Job)
-        row: dict[str, Any] = {"path": self.key(job) if is_clip else result.output, "source": result.source}
+        path = self.key(job) if result.output == job.output else result.output  # of a shard: in it
+        row: dict[str, Any] = {"path": path, "source": result.source}
         if not is_clip:
             row["shard"] = self.key(job)
         elif job.start or job.seconds is not None:

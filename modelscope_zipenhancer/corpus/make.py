@@ -14,6 +14,7 @@ from .journal import Journal
 from .manifests import Manifest, is_manifest
 from .report import Result
 from .run import Care, run_jobs
+from .shards import find_shards
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Plan:
     manifest: Manifest | None = None  # the input's, which is given back
 
 
-def plan(inputs: list[str], out: str, suffix: str | None = None) -> Plan:
-    """What is to be done for inputs of one kind: a manifest; or files, folders, globs and URLs.
+def plan(inputs: list[str], out: str, suffix: str | None = None, column: str | None = None) -> Plan:
+    """What is to be done for inputs of one kind: a manifest; shards; or files, folders, globs and URLs.
 
     Args:
         out: the folder of the outputs, local or remote.
         suffix: of the recordings; by default each one's own if it can be written, else '.wav'.
+        column: of a dataset, where several have audio.
 
     Raises:
         AudioNotFoundError: where there are no recordings.
@@ -47,7 +49,7 @@ def plan(inputs: list[str], out: str, suffix: str | None = None) -> Plan:
         jobs: Sequence[Any] = manifest.jobs(out, suffix)
     else:
         manifest = None
-        jobs = _files(inputs, out, suffix)
+        jobs = find_shards(inputs, out, suffix, column) or _files(inputs, out, suffix)
     refuse_inputs_as_outputs([job for job in jobs if not storage.is_remote(job.output)])
     return Plan(out, jobs, manifest)
 

@@ -1,20 +1,42 @@
 """What a process that enhances recordings has: its Enhancer, whose network works on one at a time."""
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..enhance.enhancer import Enhancer
+from ..errors import ZipEnhancerError
 from ..runtime.backend import Backend, preferred_batch_size
 from ..workers import BEAT, alive
 from .clip import Progress, run_job
 from .find import Job
 from .report import Result
+from .storage import FullError
 
 AT_ONCE = 3  # recordings in a process on a CPU: one is read, one in the network, one is written
 
 _enhancer: Enhancer  # of this process, if it was spawned
+
+
+@dataclass(frozen=True)
+class Care:
+    """How much is done for a job that fails for reasons that may pass.
+
+    Args:
+        retries: how often it is tried again.
+        patience: seconds of silence after which a process is taken to hang; None: for ever.
+        watched: in a process of its own even where one job runs at a time, so that no job can end the run;
+            each process has one thread, which makes the sound the same whatever their number.
+        cpus, gpus: over ray, what an actor gets; fractions too.
+    """
+
+    retries: int = 0
+    patience: float | None = None
+    watched: bool = False
+    cpus: float = 1.0
+    gpus: float = 0.0
 
 
 class OneAtATime:
@@ -61,4 +83,12 @@ def results_of(
     """The result of a Job; of a shard those of all recordings in it."""
     if isinstance(job, Job):
         return [run_job(enhancer, job, options, progress, retries)]
-    return job.enhance(enhancer, options, retries)
+    try:
+        return job.enhance(enhancer, options, retries)
+    except FullError:
+        raise
+    except Exception as error:
+        if not isinstance(error, ZipEnhancerError):
+            error = f"{type(error).__name__}: {error}"
+        text = " ".join(str(error).split())
+        return [Result(job.source, job.output, "failed", error=f"{job.source!r}: {text}")]

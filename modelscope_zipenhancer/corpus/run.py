@@ -6,36 +6,20 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
 from typing import Any
 
+from ..enhance.enhancer import AT_ONCE as GPU_AT_ONCE
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from ..files import remove_leftovers
 from ..workers import Processes, in_threads
 from .find import Job
-from .processes import AT_ONCE, results_of, run_here, start
+from .processes import AT_ONCE, Care, results_of, run_here, start
 from .report import Result
 from .storage import is_remote
 
 Progress = Callable[[Job, int, int], None]
 Finished = Iterator[tuple[Any, list[Result]]]
-
-
-@dataclass(frozen=True)
-class Care:
-    """How much is done for a job that fails for reasons that may pass.
-
-    Args:
-        retries: how often it is tried again.
-        patience: seconds of silence after which a process is taken to hang; None: for ever.
-        watched: in a process of its own even where one job runs at a time, so that no job can end the run;
-            each process has one thread, which makes the sound the same whatever their number.
-    """
-
-    retries: int = 0
-    patience: float | None = None
-    watched: bool = False
 
 
 def run(
@@ -99,7 +83,7 @@ def _locally(
     if care.watched:
         del enhancer
         if wants_batches:
-            yield from _in_processes(load, jobs, options, 1, workers or 8, care)
+            yield from _in_processes(load, jobs, options, 1, workers or GPU_AT_ONCE, care)
         else:
             yield from _in_processes(load, jobs, options, min(workers or cores(), len(jobs)), AT_ONCE, care)
         return
@@ -132,26 +116,36 @@ def _in_threads(enhancer: Enhancer, jobs: Sequence[Any], options: dict, threads:
 def _in_processes(
     load: tuple, jobs: Sequence[Any], options: dict, processes: int, at_once: int, care: Care
 ) -> Finished:
-    pool = Processes(
-        functools.partial(run_here, options, care.retries),
-        processes,
-        1 if care.watched else threads_each(processes),
-        start,
-        (load,),
-        at_once if all(isinstance(job, Job) for job in jobs) else 1,  # a shard has threads of its own
-        care.retries,
-        care.patience,
-    )
+    threads = 1 if care.watched else threads_each(processes)
     try:
-        with pool:
+        with make_pool(load, options, processes, threads, at_once, care, _are_shards(jobs)) as pool:
             for job, future in pool.run(jobs):
-                try:
-                    yield job, future.result()
-                except BrokenExecutor as error:
-                    reason = f"{job.source!r}: its process {error}; if of memory, take fewer processes"
-                    yield job, [Result(job.source, job.output, "failed", error=reason)]
+                yield job, _results(job, future.exception() or future.result())
     finally:
         _remove_leftovers(jobs)
+
+
+def make_pool(
+    load: tuple, options: dict, processes: int, threads: int, at_once: int, care: Care, shards: bool
+) -> Processes:
+    """Processes that enhance; a shard has threads of its own."""
+    enhance = functools.partial(run_here, options, care.retries)
+    at_once = 1 if shards else at_once
+    return Processes(enhance, processes, threads, start, (load,), at_once, care.retries, care.patience)
+
+
+def _are_shards(jobs: Sequence[Any]) -> bool:
+    return any(not isinstance(job, Job) for job in jobs)
+
+
+def _results(job: Any, ended: list[Result] | BaseException) -> list[Result]:
+    """The results of a job, of which one that lost its process has failed."""
+    if isinstance(ended, BrokenExecutor):
+        reason = f"{job.source!r}: its process {ended}; if of memory, take fewer processes"
+        return [Result(job.source, job.output, "failed", error=reason)]
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
 
 
 def threads_each(processes: int) -> int:
@@ -169,8 +163,26 @@ def _remove_leftovers(jobs: Iterable[Any]) -> None:
     remove_leftovers(job.output for job in jobs if not is_remote(job.output))
 
 
-def _over_ray(*arguments: Any) -> Finished:
-    raise OptionError("not yet")
+def _over_ray(
+    jobs: Sequence[Any],
+    load: tuple,
+    options: dict,
+    workers: int | None,
+    progress: Progress | None,
+    care: Care,
+) -> Finished:
+    from .ray import run_over_ray
+
+    if not jobs:
+        return
+    at_once = GPU_AT_ONCE if care.gpus else AT_ONCE
+    pool = functools.partial(make_pool, load, options, 1, 1, at_once, care, _are_shards(jobs))
+    try:
+        with contextlib.closing(run_over_ray(jobs, pool, workers, care)) as finished:
+            for job, ended in finished:
+                yield job, _results(job, ended)
+    finally:
+        _remove_leftovers(jobs)
 
 
 PLACES = {"local": _locally, "ray": _over_ray}

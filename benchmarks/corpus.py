@@ -1,0 +1,102 @@
+"""Audio seconds a second of `zipenhancer corpus`: against a plain loop over the Enhancer, and over local Ray.
+
+    OMP_NUM_THREADS=1 python benchmarks/corpus.py --clips 400 [--ray] [--loop-threads 2]
+
+400 clips of 3 to 10 s at 24 kHz, of the noisy sample's sound. Each contestant runs in a process of its own, from
+its start to its end, so that loading counts; the audio is compared bit for bit, and the manifests but for the
+seconds of work.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+RATE = 24_000
+
+LOOP = """
+import glob, os, sys
+from modelscope_zipenhancer import Enhancer
+enhancer = Enhancer.from_pretrained("tiny")
+os.makedirs(sys.argv[2])
+for path in sorted(glob.glob(sys.argv[1] + "/*.wav")):
+    enhancer.enhance_file(path, os.path.join(sys.argv[2], os.path.basename(path)))
+"""
+
+
+def make_clips(folder: Path, count: int) -> float:
+    """Write the clips; returns their seconds."""
+    sound, rate = soundfile.read(ROOT / "examples" / "noisy_speech.wav")
+    draw, total = np.random.default_rng(0), 0
+    folder.mkdir()
+    for i in range(count):
+        samples = int(draw.uniform(3, 10) * RATE)
+        x = np.interp(np.arange(samples) * rate / RATE, np.arange(len(sound)), sound, period=len(sound))
+        x = np.roll(x, draw.integers(samples)) + 0.003 * draw.standard_normal(samples)
+        soundfile.write(folder / f"{i:04d}.wav", x, RATE)
+        total += samples
+    return total / RATE
+
+
+def timed(command: list, **environment: str) -> float:
+    started = time.monotonic()
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)
+    return time.monotonic() - started
+
+
+def same(one: Path, other: Path) -> bool:
+    names = sorted(path.name for path in one.glob("*.wav"))
+    return names == sorted(path.name for path in other.glob("*.wav")) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
+def rows(folder: Path) -> list:
+    with open(folder / "zipenhancer.jsonl") as file:
+        return [json.loads(line) | {"spent": 0} for line in file]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--loop-threads", type=int, nargs="*", default=[1])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary)
+        seconds = make_clips(here / "in", args.clips)
+        print(f"{args.clips} clips, {seconds:.0f} s of audio, {args.jobs} processes", flush=True)
+
+        def report(name: str, spent: float) -> None:
+            print(f"{name}: {spent:.1f} s, {seconds / spent:.2f} s of audio a second", flush=True)
+
+        command = [sys.executable, "-m", "modelscope_zipenhancer", "corpus", str(here / "in")]
+        command += ["--jobs", str(args.jobs), "-o"]
+        local = timed([*command, str(here / "local")])
+        report("corpus", local)
+        if args.ray:
+            spent = timed([*command, str(here / "ray"), "--where", "ray"])
+            report("corpus --where ray", spent)
+            print(f"ray against local: {local / spent:.2f} x")
+            print(f"audio equal: {same(here / 'local', here / 'ray')}", end=", ")
+            print(f"manifest equal: {rows(here / 'local') == rows(here / 'ray')}")
+        for threads in args.loop_threads:
+            out = here / f"loop{threads}"
+            spent = timed(
+                [sys.executable, "-c", LOOP, str(here / "in"), str(out)], OMP_NUM_THREADS=str(threads)
+            )
+            report(f"loop over the Enhancer, {threads} threads", spent)
+            print(f"corpus against it: {spent / local:.2f} x; audio equal: {same(here / 'local', out)}")
+
+
+if __name__ == "__main__":
+    main()
