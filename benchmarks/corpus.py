@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/corpus.py --clips 400 [--ray] [--loop-threads 2]
 
-400 clips of 3 to 10 s at 24 kHz, of the noisy sample's sound. Each contestant runs in a process of its own, from
-its start to its end, so that loading counts; the audio is compared bit for bit, and the manifests but for the
-seconds of work.
+400 clips of 3 to 10 s at 24 kHz, of the noisy sample's sound. Each contestant runs in a process of its own,
+from its start to its end, so that loading counts; the audio is compared bit for bit, and the manifests but
+for the seconds of work.
 """
 
 import argparse
