@@ -4,6 +4,7 @@ libsndfile is what ModelScope's pipeline reads with, so that PCM and FLAC are th
 Nothing is believed that a header says about lengths: each file is read to its end, in blocks.
 """
 
+import contextlib
 import io
 import re
 import struct
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..errors import AudioError, LimitError
+from ..errors import AudioError, LimitError, OptionError
 from .fetch import OPEN, Policy
-from .resample import resample
+from .resample import check_rate, resample
 from .samples import BLOCK, Recording, Samples, check_finite, to_float32, to_mono
 
 # FFmpeg's demuxer -> what it is called, what the first bytes are. No other demuxer is ever chosen: no
@@ -47,6 +48,7 @@ TIMED = ("wav", "w64", "aiff", "caf", "flac", "mov", "matroska", "asf", "avi", "
 HEAD = 192  # bytes that CONTAINERS looks at
 UNKNOWN = 0x7FFF0000  # a data size of this or more in a WAV header, or 0, was never filled in
 JOINED = 1000  # files in one at most
+UNLIKE = 48  # times as large a file at most becomes by the rate and channels of one before it: mono at 8 kHz
 MP3_SEARCH = 1 << 16  # bytes in which the frames of an MP3 stream are searched for
 MP3_KBPS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG-1
@@ -83,6 +85,8 @@ def decode(file: Any, name: str, strict: bool = False, policy: Policy = OPEN) ->
     demuxer, head, begin = _identify(file)
     if not head:
         raise AudioError(f"{name} is empty")
+    if head[:2] == _SDS:
+        raise AudioError(f"{name} is a MIDI sample dump, which isn't read")
     if begin and demuxer not in ("mp3", "aac"):  # ID3 tags before what has none
         file.seek(begin)
         file = io.BytesIO(file.read())
@@ -143,6 +147,9 @@ def _decode_joined(file: Any, begins: list[int], demuxer: str | None, name: str,
             samples, rate = Samples(x.shape[1]), part_rate
         length = len(samples) + -(-len(x) * rate // part_rate)  # before it becomes so long
         policy.check_length(length, samples.channels, rate, name)
+        if samples.channels * rate > UNLIKE * x.shape[1] * part_rate:
+            warnings += (f"part of the audio is missing: {part_rate} Hz after {rate} Hz is too unlike",)
+            continue
         if x.shape[1] != samples.channels:
             x = np.repeat(to_mono(x)[:, None], samples.channels, axis=1)
         if part_rate != rate:
@@ -175,6 +182,7 @@ def _files_in(file: Any, demuxer: str | None, head: bytes) -> list[int]:
     return begins
 
 
+_SDS = b"\xf0\x7e"  # libsndfile reads it, and prints what is wrong with it: into the output of a pipe
 _FLAC_BEGIN = rb"fLaC[\x00\x80]\0\0\x22"
 
 
@@ -228,6 +236,14 @@ def _append(samples: Samples, block: np.ndarray, rate: int, name: str, policy: P
     samples.append(block)
 
 
+def _possible_rate(rate: int, name: str) -> int:
+    """The sample rate in a header, if it can be one: resampled from 1 Hz, a minute would be ten days."""
+    try:
+        return check_rate(rate)
+    except OptionError as error:
+        raise AudioError(f"{name} says {error}") from error
+
+
 # ---- libsndfile --------------------------------------------------------------------------------
 
 
@@ -241,8 +257,8 @@ def _by_libsndfile(file: Any, demuxer: str | None, head: bytes, name: str, polic
         raise _Unreadable("cut off or damaged")
     file.seek(0)
     try:
-        with soundfile.SoundFile(file) as sound:
-            rate, samples = sound.samplerate, Samples(sound.channels)
+        with soundfile.SoundFile(_WithinFile(file)) as sound:
+            rate, samples = _possible_rate(sound.samplerate, name), Samples(sound.channels)
             for block in blocks_of(sound):
                 _append(samples, block, rate, name, policy)
             if demuxer == "flac" and len(samples) < sound.frames < 1 << 60:
@@ -259,6 +275,23 @@ def _by_libsndfile(file: Any, demuxer: str | None, head: bytes, name: str, polic
         more = seconds * behind / promised
         warnings = (f"{more:.2f} s may be missing: the file goes on behind the length that its header names",)
     return Recording(samples.take(), rate, warnings)
+
+
+class _WithinFile:
+    """A binary file as libsndfile is given it: where a header sends it before the beginning, it stays.
+
+    The file's own error would not arrive, but be printed with its traceback.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.tell, self.read = file, file.tell, file.read
+        if hasattr(file, "readinto"):
+            self.readinto = file.readinto
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with contextlib.suppress(ValueError, OSError):
+            self._file.seek(offset, whence)
+        return self._file.tell()
 
 
 # What libsndfile notes of a header that promises more bytes than there are, of AIFF, AU and W64
@@ -368,7 +401,8 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, policy: Pol
             lost: list[float] = []
             for frame in _alike(_frames(container, stream, lost)):
                 if samples is None:
-                    rate, samples = frame.sample_rate, Samples(frame.layout.nb_channels)
+                    rate = _possible_rate(frame.sample_rate, name)
+                    samples = Samples(frame.layout.nb_channels)
                 if frame.time is not None:
                     end = frame.time + frame.samples / rate
                 frame.pts = None  # of gaps and repeats the queue would complain
@@ -450,6 +484,8 @@ def _alike(frames: Iterator[Any]) -> Iterator[Any]:
         if converter and kind != converts:
             yield from converter.resample(None)
             converter = None
+        if first[2] > UNLIKE * frame.sample_rate:
+            raise _Unreadable(f"of {frame.sample_rate} Hz after {first[2]} Hz")
         if kind != first and converter is None:
             converter, converts = AudioResampler(*first), kind
         yield from converter.resample(frame) if converter else (frame,)

@@ -217,4 +217,4 @@ def _from_data_url(url: str) -> bytes:
     kind, comma, data = url.partition(",")
     if kind.lower().endswith(";base64"):
         return _from_base64(urllib.parse.unquote(data))
-    return urllib.parse.unquote_to_bytes(data)
+    return urllib.parse.unquote_to_bytes(data.encode("utf-8", "surrogatepass"))  # any text is one

@@ -13,6 +13,7 @@ from ..errors import AudioError
 logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # samples or bytes handled at a time, to bound the memory
+LOUDEST = 1e10  # no full scale is that of audio: int32 has 2e9; the squares of more aren't float32
 CANCELLED = 10**-0.6  # of the channels' mean power is left in the mean of two: it has cancelled
 
 
@@ -137,13 +138,22 @@ def beyond_full_scale(x: np.ndarray) -> int:
     return sum(int(np.count_nonzero(np.abs(x[i : i + BLOCK]) > 1.0)) for i in range(0, len(x), BLOCK))
 
 
+def is_audible(x: np.ndarray) -> np.ndarray:
+    """Of each sample, whether it can be one: no NaN, not infinite, not beyond LOUDEST."""
+    return np.abs(x) <= LOUDEST
+
+
 def check_finite(x: np.ndarray, name: str) -> np.ndarray:
     if x.size == 0:
         raise AudioError(f"{name} holds no samples")
     for start in range(0, len(x), BLOCK):
-        finite = np.isfinite(x[start : start + BLOCK])
-        if not finite.all():
-            first = start + int(np.argmin(finite.all(axis=1)))
+        good = is_audible(x[start : start + BLOCK])
+        if not good.all():
+            first = start + int(np.argmin(good.all(axis=1)))
+            if np.isfinite(x[first]).all():
+                raise AudioError(
+                    f"{name} has samples beyond {LOUDEST:g}, the first at {first}: is it damaged?"
+                )
             raise AudioError(
                 f"{name} has NaN or infinite samples, the first at {first}; "
                 "replace them (numpy.nan_to_num) or export the recording again"

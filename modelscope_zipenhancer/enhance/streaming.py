@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..audio.resample import check_rate, fit, resampler_delay, stream_resampler
-from ..audio.samples import to_float32
+from ..audio.samples import LOUDEST, is_audible, to_float32
 from ..errors import AudioError, OptionError, StreamError
 from ..names import SAMPLE_RATE
 from ..runtime.backend import Backend
@@ -90,8 +90,10 @@ class Stream:
         wanted = "(samples,)" if self.channels == 1 else f"(samples, {self.channels})"
         if block.shape[1:] != (self.channels,) and (self.channels > 1 or block.ndim != 1):
             raise AudioError(f"a block of shape {block.shape}: this stream takes {wanted}")
-        if not np.isfinite(block).all():
-            raise AudioError("a block with NaN or infinite samples: replace them (numpy.nan_to_num)")
+        if not is_audible(block).all():
+            raise AudioError(
+                f"a block with NaN or infinite samples, or beyond {LOUDEST:g}: replace them (nan_to_num)"
+            )
         return block
 
 

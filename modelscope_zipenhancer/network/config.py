@@ -12,6 +12,9 @@ from typing import Any, TypeGuard
 from ..errors import ConfigError, ModelNotFoundError
 from ..names import CONFIG_FILE, MODEL_TYPE, TASK
 
+LARGEST = 1 << 16  # of any size here: beyond all that was ever trained, and safe to compute with
+LARGEST_FACTOR = 101  # of a downsampling: the body has so many frequency bins
+
 
 @dataclass(frozen=True)
 class StackConfig:
@@ -65,7 +68,7 @@ class ModelConfig:
             if len(values) != len(time_factors) or not all(_is_whole(v) for v in values):
                 raise ConfigError(
                     f"configuration.json: model.former_conf.{key} is {value!r}, expected a positive "
-                    f"whole number or a list of {len(time_factors)} of them"
+                    f"whole number, {LARGEST} at most, or a list of {len(time_factors)} of them"
                 )
             return tuple(values)
 
@@ -74,6 +77,12 @@ class ModelConfig:
                 raise ConfigError(
                     f"configuration.json: model.former_conf.encoder_dim has {dim}, unsupported: "
                     f"it must equal model.dense_channel, {channels}"
+                )
+        for factor in (*column("downsampling_factor"), *column("f_downsampling_factor")):
+            if factor > LARGEST_FACTOR:
+                raise ConfigError(
+                    f"configuration.json: model.former_conf has a downsampling by {factor}, more than "
+                    f"{LARGEST_FACTOR}"
                 )
         for kernel in column("cnn_module_kernel"):
             if kernel % 2 == 0:
@@ -110,8 +119,10 @@ class ModelConfig:
                 whole = json.load(file)
         except FileNotFoundError:
             raise ModelNotFoundError(f"{path} is missing: {model_dir} is no ModelScope model dir") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
         section = whole.get("model") if isinstance(whole, dict) else None
         if not isinstance(section, dict):
             raise ConfigError(f"{path}: the object 'model' is missing")
@@ -133,13 +144,16 @@ _STACK_KEYS = (
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 def _whole(section: dict, key: str, where: str) -> int:
     value = section.get(key)
     if not _is_whole(value):
-        raise ConfigError(f"configuration.json: {where}.{key} is {value!r}, expected a positive whole number")
+        raise ConfigError(
+            f"configuration.json: {where}.{key} is {value!r}, expected a positive whole number, "
+            f"{LARGEST} at most"
+        )
     return value
 
 

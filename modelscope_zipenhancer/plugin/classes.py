@@ -30,10 +30,9 @@ from ..enhance.overlap_add import GAINS
 from ..errors import DeviceMemoryError, ForbiddenError, ModelTypeError, OptionError, OutputError
 from ..files import make_folder
 from ..names import ONNX_FILE, SAMPLE_RATE, TASK, WEIGHTS_FILE
-from ..network.checkpoint import load_weights, save_weights
+from ..network.checkpoint import load_network, save_weights
 from ..network.config import ModelConfig, model_dir_configuration
 from ..network.spectrum import unit_rms_gain
-from ..network.zipenhancer import ZipEnhancer
 from ..runtime.backend import Backend, load_backend
 from ..runtime.pytorch import TorchBackend
 from . import builtin_windows, register_classes
@@ -63,10 +62,8 @@ class ZipEnhancerModel(TorchModel):
     def __init__(self, model_dir: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(model_dir, *args, **kwargs)
         described = "former_conf" in kwargs
-        self.model = ZipEnhancer(
-            ModelConfig.from_dict(kwargs) if described else ModelConfig.from_model_dir(model_dir)
-        )
-        load_weights(self.model, os.path.join(model_dir, WEIGHTS_FILE))
+        config = ModelConfig.from_dict(kwargs) if described else ModelConfig.from_model_dir(model_dir)
+        self.model = load_network(config, os.path.join(model_dir, WEIGHTS_FILE))
         self.backend = TorchBackend(self.model)
         self.eval()
 
@@ -249,7 +246,7 @@ class ZipEnhancerPipeline(CheckedOutput):
             'noisy', float32 (samples,), and 'scale', the factor by which it has been levelled.
         """
         x, rate = read(inputs, sample_rate, strict=strict, policy=policy_of(inputs, self.policy))
-        x = resample(to_mono(x), rate, SAMPLE_RATE)
+        x = resample(to_mono(x), check_rate(rate), SAMPLE_RATE)
         factors = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB
         in_place = not hasattr(inputs, "shape") and x.dtype == np.float32

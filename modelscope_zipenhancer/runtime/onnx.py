@@ -84,11 +84,13 @@ class OnnxBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; a warning about the optional input is no news
         try:
-            session = runtime.InferenceSession(self.path, options, self.providers)
+            # Its second try, on the CPU, is announced by print; of the CPU alone it is the same again.
+            again = self.providers != [PROVIDERS["cpu"]]
+            session = runtime.InferenceSession(self.path, options, self.providers, enable_fallback=int(again))
+            axes = {x.name: x.shape for x in session.get_inputs()}
         except Exception as error:  # onnxruntime raises many kinds here, of its own
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{self.path} can't be read as an ONNX graph: {reason}") from error
-        axes = {x.name: x.shape for x in session.get_inputs()}
         self._inputs = list(axes)
         if "waveform" in axes and len(axes["waveform"]) == 2:
             self._form = "waveform"

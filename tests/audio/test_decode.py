@@ -558,3 +558,64 @@ def test_nothing_is_refused_or_shortened_that_the_built_in_enhances(container, s
         return
     ours = load(data)
     assert len(ours.samples) / ours.sample_rate >= len(x) / its_rate - 0.001
+
+
+# ---- found by fuzzing (benchmarks/fuzz.py) -----------------------------------------------------
+
+
+def pcm_wav(x: np.ndarray, rate: int) -> bytes:
+    """int16 (samples, channels) behind a header that says any rate and as many channels."""
+    channels = x.shape[1]
+    layout = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2 & 0xFFFFFFFF, channels * 2, 16)
+    body = b"fmt " + struct.pack("<I", 16) + layout + b"data" + struct.pack("<I", x.nbytes) + x.tobytes()
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+
+
+def test_ten_samples_of_1024_channels_take_no_room_for_minutes():
+    tracemalloc.start()
+    try:
+        assert load(pcm_wav(np.ones((10, 1024), np.int16), 16000)).samples.shape == (10, 1024)
+        assert tracemalloc.get_traced_memory()[1] < 20e6  # 512 MB it was
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
+def test_a_sample_rate_that_none_has_is_refused_before_anything_is_resampled(rate):
+    with pytest.raises(AudioError, match=f"says a sample rate of {rate} Hz: expected a whole number from"):
+        load(pcm_wav(np.ones((999, 1), np.int16), rate))
+
+
+@pytest.mark.parametrize("unlike", [(1000, 1), (16000, 64)])
+def test_files_in_one_do_not_grow_by_what_the_first_of_them_says(unlike):
+    (rate, channels), x = unlike, np.ones((999, 1), np.int16)
+    first = pcm_wav(np.ones((9, channels), np.int16), 192_000 if channels == 1 else rate)
+    found, _, warnings = load(first + pcm_wav(x, rate))
+    assert len(found) == 9 and "too unlike" in warnings[0]
+
+
+def test_a_midi_sample_dump_is_refused_since_libsndfile_prints_its_errors(capfd):
+    data = bytearray(by_soundfile("SDS", "PCM_16", speech(16000), 16000))
+    data[200] ^= 0x7F
+    with pytest.raises(AudioError, match="MIDI sample dump"):
+        load(bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_header_that_leads_before_the_beginning_prints_nothing(capfd):
+    data = by_soundfile("CAF", "PCM_16", speech(16000), 16000)
+    for size in (-1, -2, -100, -(1 << 40)):
+        for kind in (b"chan", b"info", b"data", b"free"):
+            chunk = b"caff\0\1\0\0" + data[8:52] + kind + struct.pack(">q", size) + data[52:]
+            with contextlib.suppress(AudioError):
+                load(chunk)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("level", [1e11, 1e30])
+def test_samples_beyond_any_full_scale_are_refused_since_their_squares_overflow(level):
+    x = speech(16000)
+    x[777] = level
+    with pytest.raises(AudioError, match="beyond 1e.10, the first at 777"):
+        load(by_soundfile("WAV", "FLOAT", x, 16000))
+    assert len(load(by_soundfile("WAV", "FLOAT", speech(16000) * 2**31, 16000)).samples)

@@ -226,3 +226,9 @@ def test_read_logs_what_load_returns(caplog):
     assert "the given bytes" in caplog.text and "s of 1.20 s are missing: the file was cut off" in caplog.text
     with pytest.raises(AudioError, match="missing"):
         read(WAV[:10000], strict=True)
+
+
+def test_a_data_url_may_hold_any_text():
+    for letter in ("\udc80", "\ud800", "\u00e9", "\0"):
+        with pytest.raises(AudioError, match="the data URL is"):
+            load(f"data:,{letter}")

@@ -111,6 +111,7 @@ def test_integer_blocks_are_scaled_by_their_full_scale():
     [
         (np.zeros((10, 2), np.float32), r"shape \(10, 2\): this stream takes \(samples,\)"),
         (np.array([0.0, np.nan]), "NaN"),
+        (np.array([0.0, 1e30]), "beyond 1e"),
         (np.ones(10, np.int64), "int64 from 1 to 1.*16-bit"),
         (np.float32(0.0), "shape"),
     ],

@@ -1,6 +1,7 @@
 """The network against modelscope's built-in on the same weights, and the laws of `denoise`."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from modelscope.models.audio.ans.zipenhancer import AttrDict
 from modelscope.models.audio.ans.zipenhancer import ZipEnhancer as BuiltIn
 
 from modelscope_zipenhancer.errors import CheckpointError, ConfigError, ModelNotFoundError
-from modelscope_zipenhancer.network.checkpoint import load_model, load_weights
+from modelscope_zipenhancer.network.checkpoint import load_model, load_network, load_weights
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
 from modelscope_zipenhancer.network.spectrum import mag_pha_istft, mag_pha_stft, unit_rms_gain
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
@@ -180,6 +181,48 @@ def test_files_that_are_no_weights_are_refused_and_never_run(content, tmp_path, 
     assert capsys.readouterr().out == ""
 
 
+WEIGHT = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+ODD = {
+    "a name that is none": ({**WEIGHT, 3: torch.zeros(1)}, "no ZipEnhancer weights but .*3"),
+    "names of several kinds": ({3: "x", "b": 4, None: 5}, "no ZipEnhancer weights but"),
+    "without memory": ({**WEIGHT, "bias": torch.zeros(2, device="meta")}, "no ZipEnhancer weights"),
+    "sparse": ({**WEIGHT, "weight": torch.zeros(2, 2).to_sparse()}, "no ZipEnhancer weights"),
+    "complex": ({**WEIGHT, "bias": torch.zeros(2, dtype=torch.complex64)}, "no ZipEnhancer weights"),
+    "NaN": ({**WEIGHT, "bias": torch.full((2,), torch.nan)}, "NaN or infinite weights: bias"),
+    "expanded": ({**WEIGHT, "weight": torch.zeros(1).expand(2000, 2000)}, "less than its entries say"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_entries_that_are_no_weights_are_refused(kind, tmp_path):
+    content, message = ODD[kind]
+    torch.save(content, tmp_path / "odd.bin")
+    with pytest.raises(CheckpointError, match=f"odd.bin .*{message}"):
+        load_weights(torch.nn.Linear(2, 2), str(tmp_path / "odd.bin"))
+
+
+def test_a_checkpoint_that_grows_when_it_is_unpacked_is_refused(tmp_path):
+    torch.save({**WEIGHT, "more": torch.zeros(1_000_000)}, tmp_path / "plain.bin")
+    packed = zipfile.ZipFile(tmp_path / "packed.bin", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.bin") as plain, packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert (tmp_path / "packed.bin").stat().st_size < 100_000
+    with pytest.raises(CheckpointError, match="more than the file has"):
+        load_weights(torch.nn.Linear(2, 2), str(tmp_path / "packed.bin"))
+
+
+def test_a_network_is_built_only_if_the_weights_are_there_for_it(tmp_path, small_model):
+    """A configuration.json of some bytes may ask for a network of any size."""
+    path = _saved(tmp_path, small_model)
+    large = ModelConfig(60_000, 8, (StackConfig(heads=60_000, feedforward_dim=60_000),))  # 200 GB
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_network(large, path)
+    deep = ModelConfig(8, 8, (StackConfig(layers=60_000),))
+    with pytest.raises(CheckpointError, match="has 360 entries, its configuration.json 60000 layers"):
+        load_network(deep, path)
+
+
 def test_a_model_dir_without_its_files_is_named(tmp_path, small_model_dir):
     with pytest.raises(ModelNotFoundError, match="configuration.json"):
         load_model(str(tmp_path))
@@ -222,6 +265,9 @@ def test_one_number_in_a_configuration_stands_for_every_stack():
         ({"former_conf.num_heads": [4, 4]}, "num_heads is .4, 4., expected"),
         ({"former_conf.feedforward_dim": -1}, "feedforward_dim is -1"),
         ({"former_conf.downsampling_factor": []}, "downsampling_factor is "),
+        ({"former_conf.downsampling_factor": [1, 102, 2, 1]}, "downsampling by 102, more than 101"),
+        ({"dense_channel": 10**12}, "model.dense_channel is 1000000000000, .* 65536 at most"),
+        ({"former_conf.num_encoder_layers": 10**9}, "num_encoder_layers is 1000000000, .* 65536 at most"),
     ],
 )
 def test_an_unsupported_value_is_refused_by_name(change, message):
@@ -234,10 +280,16 @@ def test_an_unsupported_value_is_refused_by_name(change, message):
         ModelConfig.from_dict(section)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": 3}', "[" * 200_000], ids=range(4))
 def test_a_configuration_that_is_none_is_refused_with_its_path(text, tmp_path):
     (tmp_path / "configuration.json").write_text(text)
     with pytest.raises(ValueError, match="configuration.json"):
+        ModelConfig.from_model_dir(str(tmp_path))
+
+
+def test_a_configuration_that_is_a_folder_is_refused_with_its_path(tmp_path):
+    (tmp_path / "configuration.json").mkdir()
+    with pytest.raises(ConfigError, match="configuration.json can't be read"):
         ModelConfig.from_model_dir(str(tmp_path))
 
 

@@ -162,7 +162,7 @@ def test_devices_are_execution_providers_by_name(small_dir, monkeypatch):
     monkeypatch.setattr(onnx_backend, "available", lambda runtime: everything)
 
     class Session:
-        def __init__(self, path, options, providers):
+        def __init__(self, path, options, providers, **_):
             asked.append(providers)
             raise RuntimeError("no device")
 
@@ -217,6 +217,17 @@ def test_a_file_cut_short_is_named(small_dir, tmp_path, length):
     path.write_bytes(data[: int(length * len(data)) if isinstance(length, float) else length])
     with pytest.raises(CheckpointError, match=r"model.onnx can't be read as an ONNX graph|is no ZipEnhancer"):
         load_backend("onnx", tmp_path)
+
+
+def test_a_damaged_graph_is_refused_without_a_word_by_onnxruntime(tmp_path, capfd):
+    import fuzzing  # whose long form found these
+
+    good = fuzzing.graph_seeds()["waveform"]
+    for wrong in (b"\xf4aveform", b"\x00aveform"):
+        (tmp_path / "model.onnx").write_bytes(good.replace(b"waveform", wrong))
+        with pytest.raises(CheckpointError, match="model.onnx"):
+            load_backend("onnx", tmp_path)
+    assert capfd.readouterr() == ("", "")
 
 
 def other_graph(path, inputs: dict) -> None:
