@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train", "train a network, or fine-tune one"),
     "export": ("export", "write a model as an ONNX file, for programs without torch"),
     "demo": ("demo", "a page in the browser to try a model on"),
+    "serve": ("serve", "serve the model over HTTP: recordings, and streams by WebSocket"),
     "activate": ("activate", "let ModelScope's pipelines run this package in every program of this Python"),
     "deactivate": ("activate", "take that back"),
 }

@@ -205,6 +205,11 @@ class Workers:
         self.pending = self.running = 0
         self._seconds = 1.0  # that an item takes, by and large
 
+    @property
+    def waiting(self) -> int:
+        """Items without a thread yet."""
+        return self.pending - self.running
+
     def check(self) -> None:
         """Refused, 429, if there is no place; before a body is read, say."""
         if self.pending >= self.threads + self.queue:
