@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--growth", type=int, default=128, help="MB by one input")
     parser.add_argument("--targets", nargs="*", default=list(SHARES))
+    parser.add_argument("--seed", type=int, default=0, help="another one gives other inputs")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -86,7 +87,7 @@ def turn(args: argparse.Namespace, name: str, inputs: int, rounds: int) -> tuple
     state.write_bytes(bytes(STATE.size + (1 << 20)))
     again = len(list(corpus.iterdir()))  # is run first, and isn't counted twice
     command = [sys.executable, __file__, "--child", name, "--out", args.out, "--growth", args.growth]
-    command += ["--inputs", inputs + again, "--seconds", rounds]
+    command += ["--inputs", inputs + again, "--seed", args.seed + rounds]
     with open(args.out / f"{name}.log", "a") as log:
         done = subprocess.run([str(x) for x in command], stdout=log, stderr=log, timeout=TURN * 10)
     count, length = STATE.unpack_from(data := state.read_bytes())
@@ -170,7 +171,7 @@ def fuzz(args: argparse.Namespace) -> None:
 
     options = [sys.argv[0], str(corpus), f"-max_len={LONGEST.get(args.child, 8192)}", f"-runs={args.inputs}"]
     options += [f"-max_total_time={TURN}", "-timeout=60", "-rss_limit_mb=0", "-print_final_stats=1"]
-    options += [f"-seed={int(args.seconds) * 1000 + 1}", "-len_control=0", f"-artifact_prefix={args.out}/"]
+    options += [f"-seed={args.seed + 1}", "-len_control=0", f"-artifact_prefix={args.out}/"]
     options += ["-reload=0", "-verbosity=0"]
     atheris.Setup(options, one, custom_mutator=mutated)
     atheris.Fuzz()

@@ -17,7 +17,7 @@ from modelscope_zipenhancer.errors import AudioError, CheckpointError, ConfigErr
 from modelscope_zipenhancer.network.config import ModelConfig
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis makes the inputs: pip install hypothesis")
-from hypothesis import given, settings  # noqa: E402
+from hypothesis import example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from hypothesis.extra import numpy as of_numpy  # noqa: E402
 
@@ -88,11 +88,31 @@ ARRAYS = of_numpy.arrays(
 
 
 @given(ARRAYS)
+@example(np.array("NaT", "M8[Y]"))  # which has no `data` to ask for
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of float64 to float32: infinite, refused
 def test_any_array_is_samples_or_an_audio_error(x):
     with contextlib.suppress(AudioError):
         samples, _, _ = load(x, policy=SERVED)
         assert samples.dtype == np.float32 and samples.ndim == 2 and np.isfinite(samples).all()
+
+
+NUMBERS = st.floats() | st.integers() | st.complex_numbers() | st.just("16000") | st.none() | st.booleans()
+SAMPLES = st.lists(NUMBERS | st.lists(NUMBERS, max_size=3), max_size=4) | ARRAYS | st.binary(max_size=9)
+OBJECTS = st.one_of(
+    st.tuples(SAMPLES | NUMBERS, SAMPLES | NUMBERS),
+    st.lists(SAMPLES, max_size=3),
+    st.dictionaries(
+        st.sampled_from(["array", "sampling_rate", "path", "bytes"]) | st.integers(), SAMPLES | NUMBERS
+    ),
+)
+
+
+@given(OBJECTS)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_any_pair_or_dict_is_samples_or_an_audio_error(source):
+    with contextlib.suppress(AudioError):
+        samples, rate, _ = load(source, policy=SERVED)
+        assert samples.dtype == np.float32 and samples.ndim == 2 and rate > 0
 
 
 JSON = st.recursive(

@@ -36,7 +36,7 @@ def unwrapped(source: Any) -> Any:
         return _pair(source)
     if hasattr(source, "get_all_samples"):
         source = source.get_all_samples()
-    if hasattr(source, "data") and hasattr(source, "sample_rate") and hasattr(source.data, "shape"):
+    if hasattr(source, "sample_rate") and hasattr(source, "data") and hasattr(source.data, "shape"):
         return Waveform(source.data, _rate(source.sample_rate), True)
     if hasattr(source, "load_audio") and hasattr(source, "sampling_rate"):
         samples = source.load_audio()
@@ -50,7 +50,7 @@ def _cell(cell: dict) -> Any:
     if cell.get("array") is not None:
         if cell.get("sampling_rate") is None:
             raise AudioError("the dict has an array without its sampling_rate")
-        return Waveform(np.asarray(cell["array"]), _rate(cell["sampling_rate"]), False)
+        return Waveform(_array(cell["array"]), _rate(cell["sampling_rate"]), False)
     for name in ("bytes", "path"):
         if cell.get(name) is not None:
             return cell[name]
@@ -72,7 +72,10 @@ def _pair(pair: Any) -> Waveform:
 
 
 def _array(samples: Any) -> Any:
-    return samples if hasattr(samples, "shape") else np.asarray(samples)
+    try:
+        return samples if hasattr(samples, "shape") else np.asarray(samples)
+    except ValueError as error:  # rows of several lengths
+        raise AudioError(f"the {type(samples).__name__} is no array: {error}") from error
 
 
 def _is_rate(value: Any) -> bool:
@@ -80,6 +83,9 @@ def _is_rate(value: Any) -> bool:
 
 
 def _rate(rate: Any) -> int:
-    if not float(rate) == int(rate) > 0:
-        raise AudioError(f"a sample rate of {rate} Hz: expected a whole number")
-    return int(rate)
+    try:
+        if float(rate) == int(rate) > 0:
+            return int(rate)
+    except (TypeError, ValueError, OverflowError):  # no number, NaN, infinite
+        pass
+    raise AudioError(f"a sample rate of {rate} Hz: expected a whole number")
