@@ -229,8 +229,11 @@ class Service:
         upload.close()
         x, rate = recording.samples, recording.sample_rate
         target = options["output_rate"] or rate
+        channels = 1 if options["mono"] else x.shape[1]
+        policy.check_length(-(-len(x) * target // rate), channels, target, "the answer")
+        # Each channel is worked on by itself: of more than two, the limit is that of two.
         policy.check_length(
-            -(-len(x) * target // rate), 1 if options["mono"] else x.shape[1], target, "the answer"
+            len(x) * max(1, channels // 2), 1, rate, "the audio in all channels (mono=1 mixes them)"
         )
         y = self.enhancer.enhance(x, rate, progress=progress, **options)
         seconds = len(x) / rate

@@ -198,7 +198,7 @@ def test_a_limit_of_duration_holds_for_arrays_and_sound_files_too():
 def test_what_strangers_send_is_closed_and_what_a_program_reads_is_free():
     assert Policy() == OPEN
     assert not (SERVED.local_files or SERVED.private_addresses or SERVED.output_files)
-    for name in ("max_bytes", "max_duration", "max_samples", "fetch_seconds"):
+    for name in ("max_bytes", "max_duration", "max_samples", "max_channels", "fetch_seconds"):
         assert getattr(SERVED, name)
     assert OPEN.local_files and OPEN.private_addresses and OPEN.output_files
     assert OPEN.max_bytes is OPEN.max_duration is OPEN.max_samples is None

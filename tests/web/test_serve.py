@@ -121,6 +121,8 @@ def test_the_accept_header_names_the_format(accept, kind, container, port, enhan
         ({"body": WAV[:44]}, 422, "without audio"),
         ({"body": file_of(np.zeros(16000 * 901, np.int16), "FLAC")}, 413, "limit of 900 s"),
         ({"body": file_of(np.zeros((4_000_000, 8), np.int16), "FLAC", 48000)}, 413, "more samples"),
+        ({"body": file_of(np.zeros((100, 9), np.int16))}, 413, "9 channels, more than the limit of 8"),
+        ({"body": file_of(np.zeros((500_000, 8), np.int16), "FLAC", 1000)}, 413, "mono=1 mixes"),
         ({"path": "/v1/enhance?strength=-1"}, 422, "strength: "),
         ({"path": "/v1/enhance?strength=nan"}, 422, "strength"),
         ({"path": "/v1/enhance?sample_rate=1"}, 422, "sample_rate: "),
