@@ -7,6 +7,7 @@ MODEL_DIR: S with random weights by `--make`, or any other.
 
 import argparse
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,6 +35,7 @@ def make_s(folder: str) -> None:
     from modelscope_zipenhancer.train.run_folder import save_model_dir
 
     torch.manual_seed(0)
+    os.makedirs(folder, exist_ok=True)
     save_model_dir(ZipEnhancer(ModelConfig()), folder)
 
 

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from ..errors import OptionError
 from .limits import Limits
 
-IDLE_CONNECTIONS = 200  # that are kept open, waiting for a request's header; the oldest go first
+IDLE_CONNECTIONS = 200  # that wait for a request's header as long as they may; of more, the oldest
+CROWDED_PATIENCE = 2.0  # seconds that the others have: the next one to be heard may be among them
 MESSAGE_BYTES = 1 << 20  # of a message on a WebSocket, at most
 
 
@@ -80,10 +81,12 @@ class Server(uvicorn.Server):
                 before, since = self._idle.get(connection, (last, now))
                 idle[connection] = (last, since if before is last else now)
         oldest = sorted(idle, key=lambda connection: idle[connection][1])
-        late = [c for c in oldest if now - idle[c][1] > self._limits.patience]
-        for connection in {*late, *oldest[: max(0, len(oldest) - IDLE_CONNECTIONS)]}:
-            connection.transport.abort()
-            del idle[connection]
+        crowd = max(0, len(oldest) - IDLE_CONNECTIONS)
+        for i, connection in enumerate(oldest):
+            patience = self._limits.patience
+            if now - idle[connection][1] > (min(patience, CROWDED_PATIENCE) if i < crowd else patience):
+                connection.transport.abort()
+                del idle[connection]
         self._idle = idle
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

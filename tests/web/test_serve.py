@@ -532,11 +532,14 @@ def test_a_connection_that_sends_no_header_is_closed(strict_port):
         assert b" 400 " in rest_of(connection)
 
 
-def test_open_sockets_keep_nobody_out(strict_port):
-    with contextlib.ExitStack() as stack:
-        for _ in range(400):
-            stack.enter_context(raw(strict_port))
-        assert ask(strict_port, body=WAV).status == 200
+def test_open_sockets_keep_nobody_out_and_are_closed(enhancer):
+    with serving(enhancer, Limits(patience=30, stop_seconds=5)) as server, contextlib.ExitStack() as stack:
+        for i in range(400):
+            stack.enter_context(raw(server.port))
+            if i % 50 == 0:
+                assert ask(server.port, "GET", "/healthz").status == 200
+        assert ask(server.port, body=WAV).status == 200
+        wait_until(lambda: len(server.server.server_state.connections) <= 200)
 
 
 def test_a_client_that_does_not_read_its_answer_is_given_up(enhancer):
