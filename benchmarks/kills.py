@@ -120,6 +120,9 @@ def main() -> None:
             driver.stderr.close()
             again = done & set(Path("begun.txt").read_text().split())
             assert not again, f"begun again, after its row was written: {again}"
+            if runs % 50 == 0:
+                spent = time.monotonic() - begun_at
+                print(f"{runs} runs, {killed}, {spent:.0f} s", file=sys.stderr, flush=True)
             if code == 0:
                 finished += 1
                 assert contents("out") == expected
