@@ -29,8 +29,9 @@ def add_arguments(parser) -> None:
         help="offered beside tiny: a model dir, or a hub id; may be repeated. By default the released model, "
         "which is downloaded when a visitor first chooses it; one that is named here is loaded at once",
     )
-    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all of this machine's")
-    add("--port", type=int, default=PORT, help=f"0 for any that is free ({PORT})")
+    host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), os.environ.get("GRADIO_SERVER_PORT", PORT)
+    add("--host", default=host, help=f"address to listen on; 0.0.0.0 for all of this machine's ({host})")
+    add("--port", type=int, default=port, help=f"port to listen on ({port}); 0: any that is free")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     add("--at-once", type=int, default=1, metavar="N", help="recordings worked on at a time (1)")
 
