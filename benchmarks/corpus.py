@@ -1,6 +1,7 @@
 """Audio seconds a second of `zipenhancer corpus`: against a plain loop over the Enhancer, and over local Ray.
 
     OMP_NUM_THREADS=1 python benchmarks/corpus.py --clips 400 [--ray] [--loop-threads 2]
+    OMP_NUM_THREADS=1 python benchmarks/corpus.py --parts         what a second of audio costs, part by part
 
 400 clips of 3 to 10 s at 24 kHz, of the noisy sample's sound. Each contestant runs in a process of its own,
 from its start to its end, so that loading counts; the audio is compared bit for bit, and the manifests but
@@ -67,13 +68,50 @@ def rows(folder: Path) -> list:
         return [json.loads(line) | {"spent": 0} for line in file]
 
 
+def parts() -> None:
+    """CPU time for a second of audio of each part of the work: the median of 9."""
+    from modelscope_zipenhancer import Enhancer
+    from modelscope_zipenhancer.audio.read import load
+    from modelscope_zipenhancer.audio.resample import resample
+    from modelscope_zipenhancer.audio.write import encode
+    from modelscope_zipenhancer.corpus import clip, storage
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_clips(Path(folder, "in"), 8)
+        x, rate = soundfile.read(Path(folder, "in", "0000.wav"), dtype="float32")
+        seconds, low = len(x) / rate, resample(x, rate, 16_000).astype(np.float32)
+        coded = {suffix: encode(x, rate, suffix) for suffix in (".wav", ".flac", ".mp3")}
+        enhancer = Enhancer.from_pretrained("tiny")
+        work = {f"decode {suffix}": (load, data) for suffix, data in coded.items()}
+        work |= {f"encode {suffix}": (encode, x, rate, suffix) for suffix in coded}
+        work["resample to 16 kHz and back"] = (lambda: resample(resample(x, rate, 16_000), 16_000, rate),)
+        work["levels"] = (lambda: (clip.level(x[:, None]), clip.level(x[:, None]), clip.at_full_scale(x)),)
+        work["write .wav, with fsync"] = (storage.write, os.path.join(folder, "x.wav"), coded[".wav"])
+        work["network, tiny, one thread"] = (enhancer.enhance, low[:, None], 16_000)
+        print(f"a clip of {seconds:.1f} s at {rate} Hz; CPU time and wall time for a second of audio")
+        for name, (function, *arguments) in work.items():
+            function(*arguments)
+            spent = []
+            for _ in range(9):
+                started, cpu = time.perf_counter(), time.process_time()
+                function(*arguments)
+                spent.append((time.process_time() - cpu, time.perf_counter() - started))
+            cpu, wall = np.median(spent, axis=0) / seconds
+            print(f"{name}: {cpu:.5f}, {wall:.5f}", flush=True)
+        for suffix, data in coded.items():
+            print(f"{suffix}: {len(data) / seconds / 1000:.1f} kB for a second")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--loop-threads", type=int, nargs="*", default=[1])
+    parser.add_argument("--parts", action="store_true")
     args = parser.parse_args()
+    if args.parts:
+        return parts()
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         seconds = make_clips(here / "in", args.clips)

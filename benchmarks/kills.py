@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py --kills 1000
 
-Each round starts the job, and kills with SIGKILL the driver, or one of its processes, until the driver has
-ended. Checked: no recording is begun again whose row was in a journal when its driver started; in the end
-the audio is that of an undisturbed run bit for bit, the manifest too but for the seconds of work, and no
+Each round starts the job, and kills with SIGKILL its processes, until the driver has ended, of a kill too.
+Checked: no recording is begun again whose row was in a journal when its driver started; in the end the
+audio is that of an undisturbed run bit for bit, the manifest too but for the seconds of work, and no
 temporary file is left. The network is a stand-in that takes 20 ms: it is the rest that is tried.
 """
 
@@ -107,10 +107,13 @@ def main() -> None:
             Path("begun.txt").write_text("")
             driver = start("out")
             runs += 1
+            if draw.random() < 0.8:  # else it is killed while it starts
+                while driver.poll() is None and not children(driver.pid):
+                    time.sleep(0.01)
             while driver.poll() is None and sum(killed.values()) < args.kills:
-                time.sleep(draw.uniform(0.0, 1.2))
+                time.sleep(draw.uniform(0.0, 1.0))
                 victims = children(driver.pid)
-                whom = "process" if victims and draw.random() < 0.6 else "driver"
+                whom = "process" if victims and draw.random() < 0.75 else "driver"
                 victim = draw.choice(victims) if whom == "process" else driver.pid
                 if driver.poll() is None:
                     with contextlib.suppress(ProcessLookupError):
