@@ -101,7 +101,7 @@ def run(args) -> int:
     }
     load = (args.model, args.device, args.backend, args.precision)
     common = {"model": args.model, "model_hash": model_hash}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
     with Progress(len(planned.jobs)) as progress:
         made = make(
             planned,
@@ -127,10 +127,12 @@ def run(args) -> int:
                     progress.finish(results)
         except KeyboardInterrupt:
             return complain(f"interrupted: {progress.text()}; the same command goes on", 130)
-    before = f", {progress.before} done or another part's" if progress.before else ""
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    skipped = f", {progress.before} done before or another part's" if progress.before else ""
     failed = f", {progress.failed} failed" if progress.failed else ""
     work = f": {speed(progress.seconds, progress.spent)} with model {args.model}" if progress.done else ""
-    say(f"{progress.done} done{before}{failed}{work}")
+    say(f"{progress.done} done{skipped}{failed}{work}")
     return 1 if progress.failed else 0
 
 
