@@ -22,7 +22,10 @@ if __name__ == "__main__":  # ModelScope may import every .py of a model dir
     kernels = Extension(
         "modelscope_zipenhancer.runtime.cpu.native._kernels",
         [f"{NATIVE}/src/{name}.c" for name in ("avx2", "avx512", "neon", "processor")],
-        depends=[f"{NATIVE}/src/{name}.h" for name in ("functions", "kernels", "layer", "product", "simd")],
+        depends=[
+            f"{NATIVE}/src/{name}.h"
+            for name in ("convolution", "functions", "kernels", "layer", "product", "simd")
+        ],
         optional=True,  # without a compiler PyTorch's operations do the work
         py_limited_api=True,
     )

@@ -13,7 +13,8 @@ Shapes: B batch, T frames, F bins, C channels.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,14 @@ from .convolution import (
     normalize,
 )
 from .fold import converted
+from .native.convolution import NativeDecoder, NativeEncoder, Rows
 from .native.layer import NativeLayer
-from .native.library import Library, library
+from .native.library import Library, library, padded
 from .threads import SlicePool
 from .winograd import CHANNELS, WinogradBlock
 from .zipformer_layer import Layer
+
+NATIVE_CHANNELS = 16  # from here on convolutions run in C: in narrower ones Winograd's sums are too coarse
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,13 +66,18 @@ class CpuNetwork:
     def __init__(self, model: ZipEnhancer, dtype: torch.dtype = torch.float32):
         self.channels = model.config.channels
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            self.encoder = Encoder(model.dense_encoder, dtype)
             native = library() if dtype == torch.float32 else None
             self.stacks = [Stack(stack, dtype, native) for stack in model.TSConformer.encoders]
-            mask, phase = model.mask_decoder, model.phase_decoder
-            self.mask = Decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]], dtype)
-            phase_heads = [phase.phase_conv_r, phase.phase_conv_i]
-            self.phase = Decoder(phase.dense_block, phase.phase_conv, phase_heads, dtype)
+            self.native = native if self.channels >= NATIVE_CHANNELS else None
+            encoder, mask, phase = model.dense_encoder, model.mask_decoder, model.phase_decoder
+            self.encoder: Any = Encoder(encoder, dtype)
+            decoder: Callable[..., Any] = partial(Decoder, dtype=dtype)
+            if self.native:
+                self.encoder = NativeEncoder(encoder, self.native)
+                decoder = partial(NativeDecoder, library=self.native)
+            self.mask = decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]])
+            heads = [phase.phase_conv_r, phase.phase_conv_i]
+            self.phase = decoder(phase.dense_block, phase.phase_conv, heads)
         self._idle: deque[Workspace] = deque()  # that no call is using
 
     def __call__(self, noisy_mag: Tensor, noisy_pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +148,8 @@ class CpuNetwork:
         mag, real, imag = out
         for name, decoder, heads in ("mask", self.mask, [mag]), ("phase", self.phase, [real, imag]):
             buffers.begin(f"{name} block")
-            read = decoder.block(_reader(body), body.shape[1], planes(name), pool)
+            source = Rows(body) if self.native else _reader(body)
+            read = decoder.block(source, body.shape[1], planes(name), pool)
             buffers.begin(f"{name} end")
             decoder.end(read, buffers[f"{name} wide"], heads, pool)
         mag.relu_()
@@ -165,8 +175,9 @@ class CpuNetwork:
             *inner, last = block.planes(frames, width)
             buffers += [Buffer(f"{name} plane {i}", x, f"{name} block") for i, x in enumerate(inner)]
             buffers.append(Buffer(f"{name} plane {len(inner)}", last, f"{name} block", f"{name} end"))
+        width = padded(self.channels) if self.native else self.channels
         for name in "mask", "phase":
-            buffers.append(Buffer(f"{name} wide", (frames, 2 * half, self.channels), f"{name} end"))
+            buffers.append(Buffer(f"{name} wide", (frames, 2 * half, width), f"{name} end"))
         return Plan(["encoder block", "encoder end", *stacks, *ends], buffers)
 
 

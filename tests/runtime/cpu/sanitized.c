@@ -23,6 +23,11 @@ static float *numbers(int64_t floats, float scale) {
     return x;
 }
 
+static void all_finite(const float *x, int64_t floats, const char *name) {
+    for (int64_t i = 0; i < floats; i++)
+        if (!isfinite(x[i])) printf("not finite: %s, %d\n", name, (int)i), exit(1);
+}
+
 static Matrix matrix(int64_t depth, int64_t columns) {
     const Matrix made = {numbers(depth * padded(columns), 0.2f), numbers(padded(columns), 0.2f), depth, padded(columns)};
     return made;
@@ -55,12 +60,55 @@ static void layer(int64_t length, int64_t channels, int64_t heads, int64_t query
     NAME(layer)(
         &made, x, sequences, length * channels, length, channels, numbers(heads * 3 * row, 1), row, scratch
     );
-    for (int64_t i = 0; i < sequences * length * channels; i++)
-        if (!isfinite(x[i])) printf("not finite: length %d, %d\n", (int)length, (int)i), exit(1);
+    all_finite(x, sequences * length * channels, "layer");
+    while (count) free(kept[--count]);
+}
+
+/* What is before and after the body, with a body of `bins` (2 bins - 1 before it). */
+static void convolutions(int64_t frames, int64_t bins, int64_t channels) {
+    const int64_t width = padded(channels), wide = 2 * bins - 1;
+    double *moments = kept[count++] = malloc((1 + 3 * width) * sizeof(double));
+    double *weight = kept[count++] = calloc(channels, sizeof(double));
+    Rows sources[4] = {{numbers(frames * wide * 2, 1), wide * 2, 2, NULL, NULL, NULL, NULL}};
+    sources[0].shift = numbers(width, 1), sources[0].slope = numbers(width, 1);
+    sources[0].scale = sources[0].shift, sources[0].lift = numbers(2 * width, 1);
+    for (int64_t i = 0; i < 4; i++) {
+        const int64_t depth = 2 * (i + 1) * channels;
+        DenseLayer layer = {channels, wide, (int64_t)1 << i, i + 1, numbers(6 * width * depth, 0.1f)};
+        float *out = numbers(frames * wide * width, 0), *scratch = numbers(NAME(dense_layer_floats)(&layer), 0);
+        NAME(dense_layer)(&layer, sources, 0, (frames + 1) / 2, out, moments, scratch);
+        if (frames > 1) NAME(dense_layer)(&layer, sources, (frames + 1) / 2, frames, out, moments, scratch);
+        all_finite(out, frames * wide * width, "dense layer");
+        if (i == 3) continue;
+        const Rows read = {out, wide * width, width, numbers(width, 1), numbers(width, 1), numbers(width, 1), NULL};
+        sources[i + 1] = read;
+        NAME(norm)(moments, 1, channels, weight, weight, 1e-5, (float *)read.scale, (float *)read.shift);
+    }
+    Conv conv = {channels, wide, 2, 1, numbers(width * 3 * channels, 0.1f), NULL};
+    float *body = numbers(frames * bins * channels, 0);
+    NAME(conv)(&conv, &sources[1], 0, frames, body, channels, moments, numbers(NAME(conv_floats)(&conv), 0));
+    const Rows of_body = {body, bins * channels, channels, numbers(width, 1), numbers(width, 1), numbers(width, 1), NULL};
+    NAME(settle)(&of_body, 0, frames, bins, channels, body, numbers(bins * width, 0));
+    all_finite(body, frames * bins * channels, "body");
+    Conv up = {channels, bins, 1, 2, numbers(2 * width * 3 * channels, 0.1f), numbers(2 * width, 1)};
+    const Rows plain = {body, bins * channels, channels, NULL, NULL, NULL, NULL};
+    float *twice = numbers(frames * 2 * bins * width, 0), *outs[2];
+    NAME(conv)(&up, &plain, 0, frames, twice, width, moments, numbers(NAME(conv_floats)(&up), 0));
+    const Rows of_twice = {twice, 2 * bins * width, width, numbers(width, 1), numbers(width, 1), numbers(width, 1), NULL};
+    for (int i = 0; i < 2; i++) outs[i] = numbers(frames * wide, 0);
+    Matrix heads = matrix(channels, 4);
+    heads.bias = NULL;
+    float *scratch = numbers(2 * bins * (width + PANEL), 0);
+    NAME(heads)(&of_twice, 0, frames, 2 * bins, &heads, numbers(2, 1), 2, outs, frames, scratch);
+    all_finite(outs[0], frames * wide, "head"), all_finite(outs[1], frames * wide, "head");
     while (count) free(kept[--count]);
 }
 
 int main(void) {
+    for (int64_t bins = 1; bins <= 9; bins++) convolutions(11, bins, 8);
+    convolutions(1, 5, 10);
+    convolutions(20, 11, 64);
+
     for (int64_t length = 1; length <= 34; length++) layer(length, 16, 2, 3, 20, 7);
     layer(50, 10, 1, 5, 12, 3);
     layer(97, 64, 4, 12, 50, 15);

@@ -17,7 +17,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ZIPENHANCER_NATIVE"  # 0: not used; the name of a variant ('avx2'): that one, for tests
-INTERFACE = 1  # as in src/processor.c
+INTERFACE = 2  # as in src/processor.c
 PANEL = 16  # as in src/simd.h
 
 Pointer = ctypes.c_void_p

@@ -5,26 +5,28 @@ INLINE vec exp2_of(vec x) {
     const vec round = all(12582912.0f); /* 1.5 * 2 ** 23: adding it rounds to a whole number */
     x = max(all(-127.0f), min(all(128.0f), x));
     vec whole = add(x, round), rest = sub(x, sub(whole, round));
-    vec y = all(0.00132764718f);
-    y = fma3(y, rest, all(0.00967554133f));
-    y = fma3(y, rest, all(0.0555071327f));
-    y = fma3(y, rest, all(0.240221197f));
-    y = fma3(y, rest, all(0.693146967f));
-    y = fma3(y, rest, all(1.00000007f));
+    vec y = all(0.000153458118f);
+    y = fma3(y, rest, all(0.00133999312f));
+    y = fma3(y, rest, all(0.00961848896f));
+    y = fma3(y, rest, all(0.0555032878f));
+    y = fma3(y, rest, all(0.240226469f));
+    y = fma3(y, rest, all(0.693147206f));
+    y = fma3(y, rest, all(1.0f));
     return mul(y, power_of_two(whole));
 }
 
 /* log2(1 + 2 ** x) */
 INLINE vec softplus2(vec x) {
     vec y = exp2_of(min(x, sub(all(0.0f), x))); /* of -|x| */
-    vec z = all(-0.0123194674f);               /* log2(1 + y) / y */
-    z = fma3(z, y, all(0.0636078707f));
-    z = fma3(z, y, all(-0.155351842f));
-    z = fma3(z, y, all(0.256009697f));
-    z = fma3(z, y, all(-0.35339482f));
-    z = fma3(z, y, all(0.480063695f));
-    z = fma3(z, y, all(-0.721310088f));
-    z = fma3(z, y, all(1.44269476f));
+    vec z = all(0.00754917801f); /* log2(1 + y) / y */
+    z = fma3(z, y, all(-0.0425670454f));
+    z = fma3(z, y, all(0.112856166f));
+    z = fma3(z, y, all(-0.197118947f));
+    z = fma3(z, y, all(0.275641401f));
+    z = fma3(z, y, all(-0.35840847f));
+    z = fma3(z, y, all(0.480692957f));
+    z = fma3(z, y, all(-0.721340208f));
+    z = fma3(z, y, all(1.442695f));
     return fma3(z, y, max(all(0.0f), x));
 }
 

@@ -8,6 +8,7 @@
 #include "functions.h"
 #include "product.h"
 #include "layer.h"
+#include "convolution.h"
 
 /* ---- functions by themselves, for tests ---- */
 

@@ -11,7 +11,7 @@
 #endif
 
 /* Raised with each change of what Python hands over: library.py refuses what was compiled before it. */
-EXPORT int zipenhancer_interface(void) { return 1; }
+EXPORT int zipenhancer_interface(void) { return 2; }
 
 /* The variant's name, or "" for none. */
 EXPORT const char *zipenhancer_variant(void) {

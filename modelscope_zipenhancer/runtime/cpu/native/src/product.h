@@ -51,9 +51,7 @@ INLINE void linear_tile(
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < VECTORS; v++)
-            acc[r][v] = mode == ADD ? load(out + r * out_row + v * WIDTH)
-                        : bias      ? load(bias + v * WIDTH)
-                                    : all(0.0f);
+            acc[r][v] = bias ? load(bias + v * WIDTH) : all(0.0f);
     }
     multiply(rows, acc, left, depth, panel);
     UNROLL
@@ -62,6 +60,7 @@ INLINE void linear_tile(
         for (int v = 0; v < VECTORS; v++) {
             float *to = out + r * out_row + v * WIDTH;
             vec y = acc[r][v];
+            if (mode == ADD) y = add(y, load(to)); /* last: what is there may be large, and be rounded to */
             if (mode == SWOOSH) y = swoosh2(y);
             if (mode == SIGMOID) y = mul(y, sigmoid2(load(to)));
             if (mode == TANH) y = mul(y, fma3(all(-2.0f), sigmoid2(load(to)), all(1.0f)));
