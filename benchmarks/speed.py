@@ -7,7 +7,8 @@ what else the machine does hits all alike; the table has medians, ratios of medi
 the limit by limit.py, and each variant's peak memory in a process of its own. With --runs, medians over
 that many fresh processes, and the range: the machine differs from one to the next. 'onnx' is the graph
 that the model card's export makes of the built-in, in ONNX Runtime. The built-in and it are not run
-beyond 6 s, where the built-in cuts the recording.
+beyond 6 s, where the built-in cuts the recording. 'cpu' is the form for CPUs as it is installed,
+'cpu-torch' the same without its inner loops in C.
 
     python benchmarks/speed.py --cold
 
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 import types
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +40,10 @@ from modelscope_zipenhancer.network.config import ModelConfig
 from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.network.summary import flops_per_second
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
+from modelscope_zipenhancer.runtime.cpu import network as cpu_network
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
-VARIANTS = ("built-in", "onnx", "definition", "cpu")
+VARIANTS = ("built-in", "onnx", "definition", "cpu-torch", "cpu")
 
 COLD = """
 import sys, numpy
@@ -58,8 +61,11 @@ def network(size: str) -> ZipEnhancer:
 
 def variant(name: str, model: ZipEnhancer):
     """A function of float32 (samples,) that enhances them."""
-    if name == "cpu":
+    if name in ("cpu", "cpu-torch"):
         backend = TorchBackend(model)
+        found = cpu_network.library() if name == "cpu" else None
+        with unittest.mock.patch.object(cpu_network, "library", lambda: found):
+            backend.form()
         return lambda x: enhance(backend, x)
     if name == "definition":
         return lambda x: model.denoise(torch.from_numpy(x)[None])
@@ -172,7 +178,11 @@ def measure(sizes: list, seconds: list, threads: list, repeats: int, variants: l
         for length, count in itertools.product(seconds, threads):
             torch.set_num_threads(count)
             x = noise(length)
-            runs = {name: variant(name, model) for name in variants if len(x) <= ONE_PASS or name == "cpu"}
+            runs = {
+                name: variant(name, model)
+                for name in variants
+                if len(x) <= ONE_PASS or name.startswith("cpu")
+            }
             times = {name: [] for name in runs}
             for repeat in range(repeats + 1):  # the first is to warm up
                 for name, run in runs.items():

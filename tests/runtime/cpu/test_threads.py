@@ -1,8 +1,10 @@
 """Slices of work are shared evenly, and torch's threads are left as they are."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -71,3 +73,34 @@ def test_it_runs_where_threads_cannot_be_held_to_a_core(monkeypatch):
     monkeypatch.setattr(jobs, "_torch_library", lambda: None)
     for a, b in zip(form(*spectra(1, 20)), expected):
         assert error(a, b) < 1e-5
+
+
+def test_networks_at_work_at_the_same_time_do_not_disturb_each_other(each_form):
+    forms = [CpuNetwork(network(size)) for size in ("tiny", "32 channels")]
+    expected = [form(*spectra(1, 40)) for form in forms]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda form: form(*spectra(1, 40)), forms * 4))
+    for result, one in zip(results, expected * 4):
+        assert all(torch.equal(a, b) for a, b in zip(result, one))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_process_that_was_forked_after_use_gets_the_same(count, tmp_path, each_form):
+    torch.save(network(), tmp_path / "model.pt")
+    used = run(
+        f"""
+        import os, torch
+        from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
+
+        torch.set_num_threads({count})
+        form = CpuNetwork(torch.load({str(tmp_path / "model.pt")!r}, weights_only=False))
+        x = torch.rand(1, 201, 60), torch.rand(1, 201, 60)
+        expected = form(*x)
+        child = os.fork()
+        if not child:
+            os._exit(0 if all(torch.equal(a, b) for a, b in zip(form(*x), expected)) else 3)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    )
+    assert used.strip() == "0"
