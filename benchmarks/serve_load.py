@@ -138,7 +138,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--cores", help="as taskset has them, of the server; by default all")
     args = parser.parse_args()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    os.environ["OMP_NUM_THREADS"] = "1"  # here, too: the last bits depend on the threads
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pinned = ["taskset", "-c", args.cores] if args.cores else []
     command = [*pinned, sys.executable, "-c", LOOP, args.model]
     loop = json.loads(

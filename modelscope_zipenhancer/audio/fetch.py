@@ -92,6 +92,9 @@ def fetch(url: str, policy: Policy = OPEN) -> bytes:
         except (FetchError, AudioError):
             raise
         except (OSError, ValueError, http.client.HTTPException) as error:  # URLError, time-outs: OSErrors
+            reason = getattr(error, "reason", None)
+            if isinstance(reason, FetchError):  # ours, of an address, which urllib has wrapped
+                raise reason from error
             message = late if deadline.over() else f"{name} can't be fetched: {error}"
             if isinstance(error, urllib.error.HTTPError):
                 error.close()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ..audio.fetch import SERVED, Policy
 from ..errors import (
     AudioError,
+    AudioNotFoundError,
     DeviceMemoryError,
     FetchError,
     ForbiddenError,
@@ -68,7 +69,7 @@ def refusal(error: ZipEnhancerError) -> Refused:
         status = 413
     elif isinstance(error, ForbiddenError):
         status = 403
-    elif isinstance(error, (AudioError, OptionError, FetchError)):
+    elif isinstance(error, (AudioError, AudioNotFoundError, OptionError, FetchError)):
         status = 422
     elif isinstance(error, DeviceMemoryError):
         status = 503
