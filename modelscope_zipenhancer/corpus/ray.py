@@ -6,6 +6,7 @@ the run. The nodes have this package, and reach inputs and outputs under the sam
 s3:// and the like.
 """
 
+import logging
 import math
 import os
 import pickle
@@ -59,6 +60,7 @@ def run_over_ray(
     if ours:
         here = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
         ray.init(log_to_driver=False, logging_level="ERROR", **here)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress is the caller's to show
     ray.data.DataContext.get_current().enable_progress_bars = False
     size = BATCH if all(isinstance(job, Job) for job in jobs) else 1
     most = workers or max(1, int(ray.cluster_resources().get("CPU", 1) // max(care.cpus, 0.01)))
