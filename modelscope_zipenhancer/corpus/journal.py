@@ -21,6 +21,7 @@ from .report import Result
 
 FOLDER = ".zipenhancer"
 MANIFEST = "zipenhancer.jsonl"
+SETTINGS = "settings.json"
 FLUSH = 60.0  # seconds of rows that a journal elsewhere may lose: there each flush is a file
 
 
@@ -231,7 +232,7 @@ class Journal:
 
     def _check(self, settings: dict) -> None:
         """OptionError if the folder has been made with other settings; else they are noted there."""
-        path = storage.join(self.folder, "settings.json")
+        path = storage.join(self.folder, SETTINGS)
         settings = json.loads(json.dumps(settings))
         if not storage.exists(path):
             storage.write(path, json.dumps(settings, indent=1).encode())

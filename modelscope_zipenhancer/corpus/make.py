@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import AudioNotFoundError, OptionError
-from ..files import is_recording
+from ..files import is_recording, remove_leftovers
 from . import storage
 from .find import Claim, Job, distinct, find_jobs, refuse_inputs_as_outputs, writable
-from .journal import Journal
+from .journal import FOLDER, MANIFEST, SETTINGS, Journal
 from .manifests import Manifest, is_manifest
 from .report import Result
 from .run import Care, run_jobs
@@ -96,10 +96,26 @@ def make(
     Yields first (None, ()) as often as there are jobs that are done already, or are another part's.
     """
     with Journal(plan.out, settings, part, common) as journal:
-        todo = journal.left(plan.jobs, retry_failed)
-        yield from ((None, ()) for _ in range(len(plan.jobs) - len(todo)))
-        with contextlib.closing(run_jobs(todo, load, options, workers, where, care=care)) as finished:
-            for job, results in finished:
-                journal.add(job, results)
-                yield job, results
-        journal.finish(plan.jobs, plan.manifest)
+        tidy(plan, part)
+        try:
+            todo = journal.left(plan.jobs, retry_failed)
+            yield from ((None, ()) for _ in range(len(plan.jobs) - len(todo)))
+            with contextlib.closing(run_jobs(todo, load, options, workers, where, care=care)) as finished:
+                for job, results in finished:
+                    journal.add(job, results)
+                    yield job, results
+            journal.finish(plan.jobs, plan.manifest)
+        finally:
+            tidy(plan, part)
+
+
+def tidy(plan: Plan, part: tuple[int, int]) -> None:
+    """Remove what killed processes had begun to write: of jobs that others have done since, too."""
+    if storage.is_remote(plan.out):
+        return
+    number, parts = part
+    paths = [job.output for job in plan.jobs[number - 1 :: parts]]
+    if parts == 1:  # else another part may be writing these just now
+        names = [MANIFEST, os.path.join(FOLDER, SETTINGS), *([plan.manifest.name] if plan.manifest else [])]
+        paths += [os.path.join(plan.out, name) for name in names]
+    remove_leftovers(paths)

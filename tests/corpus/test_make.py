@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -260,6 +262,20 @@ def test_a_row_that_a_kill_cut_off_counts_for_nothing(here):
     with open(f"out/.zipenhancer/{name}", "w") as file:
         file.write(json.dumps(rows[0]) + "\n" + json.dumps(rows[1])[:-5])
     assert sorted(result.source for result in corpus("in")) == ["in/1.wav", "in/2.wav"]
+
+
+def test_what_killed_runs_had_begun_to_write_is_removed_whatever_it_was_of(here):
+    for i in range(2):
+        write(f"in/{i}.wav")
+    write_rows("in/m.jsonl", [{"path": "0.wav"}, {"path": "1.wav"}])
+    corpus("in/m.jsonl")
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    begun = ["0.wav", "zipenhancer.jsonl", "m.jsonl", ".zipenhancer/settings.json"]
+    for name in begun:
+        (here / "out" / f"{name}.{ended.pid}-1.part").write_text("half")
+    assert corpus("in/m.jsonl") == []  # they are of what is done
+    assert not list((here / "out").rglob("*.part"))
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_so_is_another_run(here):
