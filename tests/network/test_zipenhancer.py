@@ -10,6 +10,7 @@ from conftest import SMALL, seeded_model, write_model_dir
 from modelscope.models.audio.ans.zipenhancer import AttrDict
 from modelscope.models.audio.ans.zipenhancer import ZipEnhancer as BuiltIn
 
+from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.errors import CheckpointError, ConfigError, ModelNotFoundError
 from modelscope_zipenhancer.network.checkpoint import load_model, load_network, load_weights
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
@@ -221,6 +222,21 @@ def test_a_network_is_built_only_if_the_weights_are_there_for_it(tmp_path, small
     deep = ModelConfig(8, 8, (StackConfig(layers=60_000),))
     with pytest.raises(CheckpointError, match="has 360 entries, its configuration.json 60000 layers"):
         load_network(deep, path)
+
+
+def test_code_in_a_model_dir_is_not_run_whatever_its_configuration_says(tmp_path, small_model):
+    folder = write_model_dir(tmp_path / "m", small_model)
+    whole = json.loads((folder / "configuration.json").read_text())
+    whole |= {
+        "allow_remote": True,
+        "plugins": ["evil"],
+        "model": {**whole["model"], "trust_remote_code": True},
+    }
+    (folder / "configuration.json").write_text(json.dumps(whole))
+    for name in ("ms_wrapper.py", "modeling.py", "__init__.py", "setup.py"):
+        (folder / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    y = Enhancer.from_pretrained(str(folder), device="cpu")(np.zeros(400, np.float32))
+    assert len(y) == 400 and not (tmp_path / "ran").exists()
 
 
 def test_a_model_dir_without_its_files_is_named(tmp_path, small_model_dir):
