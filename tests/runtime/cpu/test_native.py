@@ -134,6 +134,18 @@ def test_no_sanitizer_finds_a_fault(tmp_path, source, options):
     assert done.returncode == 0 and done.stdout == "fine\n", done.stdout + done.stderr
 
 
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")),
+    reason="needs a compiler for 64-bit Arm and QEMU (gcc-aarch64-linux-gnu, qemu-user-static)",
+)
+def test_the_variant_for_arm_runs_in_an_emulator(tmp_path):
+    program, source = str(tmp_path / "neon"), str(Path(__file__).parent / "sanitized.c")
+    command = ["aarch64-linux-gnu-gcc", "-O1", "-static", f'-DSOURCE="{SOURCES / "neon.c"}"', source]
+    subprocess.run([*command, "-o", program, "-lm"], check=True)
+    done = subprocess.run(["qemu-aarch64-static", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "fine\n", done.stdout + done.stderr
+
+
 # ---- how it is found, and built ----------------------------------------------------------------
 
 
