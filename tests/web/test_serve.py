@@ -245,9 +245,9 @@ def streamed(port, blocks, query="", **options):
 
     texts, pcm = [], b""
     with connect(f"ws://127.0.0.1:{port}/v1/stream{query}", compression=None, **options) as connection:
-        for block in blocks:
-            connection.send(block)
         try:
+            for block in blocks:
+                connection.send(block)
             while True:
                 message = connection.recv(30)
                 if isinstance(message, bytes):
