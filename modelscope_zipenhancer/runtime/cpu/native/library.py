@@ -17,7 +17,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ZIPENHANCER_NATIVE"  # 0: not used; the name of a variant ('avx2'): that one, for tests
-INTERFACE = 2  # as in src/processor.c
+INTERFACE = 3  # as in src/processor.c
 PANEL = 16  # as in src/simd.h
 
 Pointer = ctypes.c_void_p
@@ -59,13 +59,15 @@ def _find() -> tuple[Library | None, str]:
         library = ctypes.CDLL(paths[0])
         if library.zipenhancer_interface() != INTERFACE:
             return None, f"of another version: {paths[0]} has to be compiled anew, by installing the package"
-        library.zipenhancer_variant.restype = ctypes.c_char_p
-        variant = wanted or library.zipenhancer_variant().decode()
-        if not variant:
-            return None, "not for this processor: it has neither AVX2 with FMA nor NEON"
-        getattr(library, f"zipenhancer_layer_{variant}")
+        library.zipenhancer_variants.restype = ctypes.c_char_p
+        variants = library.zipenhancer_variants().decode().split()
     except (OSError, AttributeError) as error:
         return None, f"{paths[0]} can't be used: {error}"
+    if not variants:
+        return None, "not for this processor: it has neither AVX2 with FMA nor NEON"
+    variant = wanted or variants[0]
+    if variant not in variants:
+        return None, f"not used: {VARIABLE} is {wanted!r}, this processor runs {', '.join(variants)}"
     return Library(variant, library), f"used, for {variant.upper()}"
 
 

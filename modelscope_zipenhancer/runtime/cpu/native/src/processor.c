@@ -11,23 +11,29 @@
 #endif
 
 /* Raised with each change of what Python hands over: library.py refuses what was compiled before it. */
-EXPORT int zipenhancer_interface(void) { return 2; }
+EXPORT int zipenhancer_interface(void) { return 3; }
 
-/* The variant's name, or "" for none. avx512 is there for who asks for it (library.py's VARIABLE): it hasn't been
-   run on such a processor yet, which avx2 serves. */
-EXPORT const char *zipenhancer_variant(void) {
+/* Names of the variants that this processor runs, the best first. Registers that the system doesn't save count as
+   absent. avx512.c needs no more than F, but what has only that (Xeon Phi) is served by avx2. */
+EXPORT const char *zipenhancer_variants(void) {
 #if defined(__aarch64__) || defined(_M_ARM64)
     return "neon";
-#elif defined(_MSC_VER) && defined(_M_X64)
+#elif defined(__x86_64__) || defined(_M_X64)
+#if defined(_MSC_VER)
     int leaf1[4], leaf7[4];
     __cpuid(leaf1, 1);
     __cpuidex(leaf7, 7, 0);
-    if (!(leaf1[2] >> 27 & 1)) return ""; /* the system saves no vector registers */
-    const unsigned long long saved = _xgetbv(0);
-    return (saved & 6) == 6 && leaf1[2] >> 12 & 1 && leaf7[1] >> 5 & 1 ? "avx2" : "";
-#elif defined(__x86_64__)
+    const unsigned vector = (unsigned)leaf7[1], f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    const unsigned long long saved = leaf1[2] >> 27 & 1 ? _xgetbv(0) : 0;
+    const int avx2 = (saved & 6) == 6 && leaf1[2] >> 12 & 1 && vector >> 5 & 1;
+    const int avx512 = avx2 && (saved & 0xe6) == 0xe6 && (vector & f_dq_bw_vl) == f_dq_bw_vl;
+#else
     __builtin_cpu_init();
-    return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2") ? "avx2" : "";
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
+    return avx512 ? "avx512 avx2" : avx2 ? "avx2" : "";
 #else
     return "";
 #endif
