@@ -4,8 +4,8 @@
 
 Clients are as fast as they may be: they ask again as soon as they have their answer. Every answer is
 compared with that of a direct call, bit for bit. The throughput is put beside that of a plain loop over the
-Enhancer on one core: how long it would take for the same recordings and streams, divided by the time that
-the server took.
+Enhancer, on one thread and on all: how long it would take for the same recordings and streams, divided by the
+time that the server took (the clients are on its cores, too).
 """
 
 import argparse
@@ -142,10 +142,12 @@ def main() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pinned = ["taskset", "-c", args.cores] if args.cores else []
     command = [*pinned, sys.executable, "-c", LOOP, args.model]
-    loop = json.loads(
-        subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    )
-    print("plain loop, one thread, RTF:", {kind: round(rtf, 4) for kind, rtf in loop.items()}, flush=True)
+    loops = {}
+    for name, threads in (("one thread", "1"), ("all threads", str(os.cpu_count()))):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        loops[name] = json.loads(done.stdout)
+        print(f"plain loop, {name}, RTF:", {kind: round(rtf, 4) for kind, rtf in loops[name].items()}, flush=True)
 
     from modelscope_zipenhancer import Enhancer
     from modelscope_zipenhancer.audio.write import encode
@@ -180,14 +182,14 @@ def main() -> None:
         peak = rss_mb(process, peak=True)
     for outcome, count in sorted(seen.outcomes.items()):
         print(f"{outcome}: {count}")
-    ideal = 0.0
     for kind, seconds in seen.seconds.items():
         p50, p95 = (float(np.percentile(seconds, q)) for q in (50, 95)) if seconds else (0, 0)
-        ideal += seen.audio[kind] * loop[kind]
         print(f"{kind}: p50 {p50:.2f} s, p95 {p95:.2f} s, {seen.audio[kind]:.0f} s of audio")
     total = sum(seen.audio.values())
     print(f"{total:.0f} s of audio in {spent:.1f} s: {total / spent:.1f} s a second")
-    print(f"throughput: {ideal / spent:.2f} x a plain loop on one core over the same")
+    for name, loop in loops.items():
+        ideal = sum(seconds * loop[kind] for kind, seconds in seen.audio.items())
+        print(f"throughput: {ideal / spent:.2f} x a plain loop over the same, {name}")
     tenth = max(1, len(memory) // 10)
     parts = [statistics.median(memory[i : i + tenth]) for i in range(0, len(memory), tenth)]
     print(f"resident, MB, tenth by tenth: {', '.join(f'{part:.0f}' for part in parts)}; peak {peak:.0f}")
