@@ -145,9 +145,15 @@ def main() -> None:
     loops = {}
     for name, threads in (("one thread", "1"), ("all threads", str(os.cpu_count()))):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
+        )
         loops[name] = json.loads(done.stdout)
-        print(f"plain loop, {name}, RTF:", {kind: round(rtf, 4) for kind, rtf in loops[name].items()}, flush=True)
+        print(
+            f"plain loop, {name}, RTF:",
+            {kind: round(rtf, 4) for kind, rtf in loops[name].items()},
+            flush=True,
+        )
 
     from modelscope_zipenhancer import Enhancer
     from modelscope_zipenhancer.audio.write import encode

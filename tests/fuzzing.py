@@ -25,7 +25,7 @@ import torch
 from conftest import QUICK, seeded_model, write_model_dir
 from recordings import by_av, by_soundfile, speech
 
-from modelscope_zipenhancer.audio.fetch import SERVED
+from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.audio.read import load
 from modelscope_zipenhancer.audio.resample import resample
 from modelscope_zipenhancer.errors import AudioError, CheckpointError, ConfigError, FetchError, OptionError

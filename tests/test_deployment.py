@@ -10,7 +10,7 @@ import soundfile
 from conftest import ROOT
 
 from modelscope_zipenhancer import cli
-from modelscope_zipenhancer.audio.fetch import SERVED
+from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.names import TASK
 
 CARD = (ROOT / "docs" / "model_card.md").read_text(encoding="utf-8")

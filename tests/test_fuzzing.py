@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from modelscope_zipenhancer.audio.fetch import SERVED
+from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.audio.read import load
 from modelscope_zipenhancer.errors import AudioError, CheckpointError, ConfigError
 from modelscope_zipenhancer.network.config import ModelConfig

@@ -43,7 +43,7 @@ SPECIAL = {
     "plugin.__init__": {"modelscope"},  # inside functions: it runs at each start of Python
     "plugin.pth": set(),
     "plugin.service": {"modelscope", "fastapi", "audio", "web.limits"},
-    "web.limits": {"audio.fetch"},
+    "web.limits": {"audio.policy"},
     "corpus.run": {*TABLE["corpus"], "torch"},  # whose threads the processes share
     "runtime.backend": {"numpy"},
     "runtime.onnx": {"numpy", "onnxruntime"},

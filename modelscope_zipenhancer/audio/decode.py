@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from ..errors import AudioError, LimitError, OptionError
-from .fetch import OPEN, Policy
+from .policy import OPEN, Policy
 from .resample import check_rate, resample
 from .samples import BLOCK, Recording, Samples, check_finite, to_float32, to_mono
 

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import urllib.parse
-import urllib.request
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ import soundfile
 from ..errors import AudioError, AudioNotFoundError, ForbiddenError
 from ..names import SAMPLE_RATE
 from .decode import HEAD, blocks_of, container_of, decode
-from .fetch import OPEN, Policy, fetch, shortened
 from .objects import Waveform, unwrapped
+from .policy import OPEN, Policy, shortened
 from .samples import Recording, Samples, check_finite, check_level, to_float32
 
 logger = logging.getLogger(__name__)
@@ -77,12 +76,16 @@ def load(
     if isinstance(source, str):
         text = source.strip()
         if re.match(r"https?://", text, re.IGNORECASE):
+            from .fetch import fetch  # HTTP and TLS are a tenth of a cold start
+
             return _decode(io.BytesIO(fetch(text, policy)), name, strict, policy)
         data = bytes_in(source)
         if data is not None:
             return _decode(io.BytesIO(data), name, strict, policy)
         if text[:7].lower() == "file://":
-            source = urllib.request.url2pathname(text[7:])
+            from urllib.request import url2pathname
+
+            source = url2pathname(text[7:])
     if isinstance(source, (str, os.PathLike)):
         if not policy.local_files:
             raise ForbiddenError(f"{name} is a path, which isn't allowed here: send the audio, or a URL")

@@ -82,7 +82,7 @@ def limits_of(args):
     """The limits that the options ask for, or OptionError."""
     from dataclasses import replace
 
-    from ..audio.fetch import SERVED
+    from ..audio.policy import SERVED
     from ..web.limits import Limits
 
     least = {"threads": 1, "queue": 0, "streams": 0, "max_mb": 0.001, "max_seconds": 0.1, "stop_seconds": 0}

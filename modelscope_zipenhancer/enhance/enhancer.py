@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.fetch import Policy
+from ..audio.policy import Policy
 from ..audio.read import read
 from ..audio.resample import check_rate, fit, resample
 from ..audio.samples import to_mono
@@ -98,7 +98,7 @@ class Enhancer:
             source: what `audio.read` reads: a path, URL, bytes, an open file, an array, ...
             sample_rate: Hz, of an array or tensor; 16000 unless given.
             strict: refuse a recording of which a part is missing, instead of a warning in the log.
-            policy: what may be read, and how much of it; audio.fetch.SERVED for what strangers send.
+            policy: what may be read, and how much of it; audio.policy.SERVED for what strangers send.
             options: those of `enhance`.
 
         Returns:

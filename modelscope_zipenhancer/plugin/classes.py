@@ -19,7 +19,7 @@ from modelscope.pipelines.base import Pipeline
 from modelscope.utils.constant import DEFAULT_MODEL_REVISION
 from torch import Tensor
 
-from ..audio.fetch import OPEN, Policy
+from ..audio.policy import OPEN, Policy
 from ..audio.read import read
 from ..audio.resample import check_rate, resample
 from ..audio.samples import pcm16, to_mono
@@ -159,7 +159,8 @@ class ZipEnhancerPipeline(CheckedOutput):
             by one factor (docs/evaluation.md says when which). Can also be given in a call.
         precision, compile: see TorchBackend.
         backend: 'torch'; or 'onnx', ONNX Runtime on the ONNX file of the model dir.
-        policy: what may be read and written, and how much of it: audio.fetch.SERVED in a service of your own.
+        policy: what may be read and written, and how much of it: audio.policy.SERVED in a service of your
+            own.
             What `modelscope server` and the hub's widget hand over is held to that anyway (service.py).
         kwargs: as ModelScope's Pipeline takes them; others are ignored.
 

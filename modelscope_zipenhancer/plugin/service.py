@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from ..audio.fetch import OPEN, SERVED, Policy
+from ..audio.policy import OPEN, SERVED, Policy
 from ..audio.read import bytes_in
 from ..errors import OptionError, ZipEnhancerError
 from ..names import TASK

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.fetch import SERVED, Policy
+from ..audio.policy import SERVED, Policy
 from ..audio.read import load
 from ..audio.samples import to_mono
 from ..audio.write import write

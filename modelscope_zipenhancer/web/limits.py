@@ -1,6 +1,6 @@
 """What strangers may do to a service: how much, how slowly, how many at a time; and the words for too much.
 
-Standard library only. What a source may be is the policy's (audio/fetch.py), which `Limits` holds.
+Standard library only. What a source may be is the policy's (audio/policy.py), which `Limits` holds.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..audio.fetch import SERVED, Policy
+from ..audio.policy import SERVED, Policy
 from ..errors import (
     AudioError,
     AudioNotFoundError,

@@ -8,7 +8,8 @@ import pytest
 from recordings import by_soundfile, speech
 
 from modelscope_zipenhancer.audio import fetch as fetching
-from modelscope_zipenhancer.audio.fetch import Policy, fetch
+from modelscope_zipenhancer.audio.fetch import fetch
+from modelscope_zipenhancer.audio.policy import Policy
 from modelscope_zipenhancer.audio.read import load
 from modelscope_zipenhancer.errors import AudioError, FetchError
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from recordings import by_av, by_soundfile, speech
 
-from modelscope_zipenhancer.audio.fetch import OPEN, SERVED, Policy
+from modelscope_zipenhancer.audio.policy import OPEN, SERVED, Policy
 from modelscope_zipenhancer.audio.read import load, read
 from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError
 

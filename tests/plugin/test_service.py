@@ -20,7 +20,7 @@ import soundfile
 from conftest import ROOT, noisy_speech
 from loopback_hub import CLIENT_PREAMBLE, LoopbackHub
 
-from modelscope_zipenhancer.audio.fetch import SERVED
+from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.errors import ForbiddenError, ZipEnhancerError
 from modelscope_zipenhancer.names import TASK
 from modelscope_zipenhancer.plugin.service import SERVICE, SentBytes, SentText

@@ -19,7 +19,7 @@ import soundfile
 from conftest import ROOT, SLOW_MS, noisy_speech
 
 from modelscope_zipenhancer import Enhancer, cli
-from modelscope_zipenhancer.audio.fetch import Policy
+from modelscope_zipenhancer.audio.policy import Policy
 from modelscope_zipenhancer.audio.samples import pcm16
 from modelscope_zipenhancer.errors import LimitError
 from modelscope_zipenhancer.web import demo, picture

@@ -20,7 +20,7 @@ from conftest import ROOT, noisy_speech
 from serving import ask, raw, rest_of, serving
 
 from modelscope_zipenhancer import Enhancer
-from modelscope_zipenhancer.audio.fetch import Policy
+from modelscope_zipenhancer.audio.policy import Policy
 from modelscope_zipenhancer.audio.samples import pcm16
 from modelscope_zipenhancer.audio.write import encode
 from modelscope_zipenhancer.cli import main
