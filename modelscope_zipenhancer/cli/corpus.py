@@ -78,7 +78,7 @@ def run(args) -> int:
         raise OptionError(f"--retries {args.retries} --patience {args.patience}: 0 or more, and more than 0")
 
     from ..corpus.make import make, plan
-    from ..corpus.run import PLACES, Care
+    from ..corpus.run import PLACES, Care, Work
     from .progress import Progress
 
     if args.where not in PLACES:
@@ -90,6 +90,7 @@ def run(args) -> int:
             say(f"{job.source} -> {job.output}")
         return 0
     care = Care(args.retries, args.patience, True, args.cpus, args.gpus)
+    work = Work((args.model, args.device, args.backend, args.precision), options(args), args.jobs, care)
     model_hash = hash_of(args.model)
     settings = {
         "model": args.model,
@@ -97,21 +98,17 @@ def run(args) -> int:
         "precision": args.precision,
         "backend": args.backend,
         "format": args.format,
-        **{name: value for name, value in options(args).items() if name != "strict"},
+        **{name: value for name, value in work.options.items() if name != "strict"},
     }
-    load = (args.model, args.device, args.backend, args.precision)
     common = {"model": args.model, "model_hash": model_hash}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
     with Progress(len(planned.jobs)) as progress:
         made = make(
             planned,
-            load,
-            options(args),
+            work,
             settings,
             common,
-            workers=args.jobs,
             where=args.where,
-            care=care,
             part=args.part,
             retry_failed=args.retry_failed,
         )

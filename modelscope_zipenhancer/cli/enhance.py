@@ -178,16 +178,15 @@ def check_place(args, jobs: list, single: bool) -> None:
 
 def enhanced(args, jobs: list):
     """Yield the results, with a progress bar on a terminal."""
+    from ..corpus.run import Work
     from ..corpus.run import run as run_jobs
     from .progress import Bar
 
-    load = (args.model, args.device, args.backend, args.precision)
-    with Bar(len(jobs)) as bar:
-        results = run_jobs(jobs, load, options(args), args.jobs, progress=bar.within)
-        with contextlib.closing(results):
-            for result in results:
-                bar.finish(result)
-                yield result
+    work = Work((args.model, args.device, args.backend, args.precision), options(args), args.jobs)
+    with Bar(len(jobs)) as bar, contextlib.closing(run_jobs(jobs, work, progress=bar.within)) as finished:
+        for _, (result,) in finished:
+            bar.finish(result)
+            yield result
 
 
 def plot(path: str, job) -> None:

@@ -13,7 +13,7 @@ from .find import Claim, Job, distinct, find_jobs, refuse_inputs_as_outputs, wri
 from .journal import FOLDER, MANIFEST, SETTINGS, Journal
 from .manifests import Manifest, is_manifest
 from .report import Result
-from .run import Care, run_jobs
+from .run import Work, run
 from .shards import find_shards
 
 
@@ -75,21 +75,18 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
 
 def make(
     plan: Plan,
-    load: tuple,
-    options: dict,
+    work: Work,
     settings: dict,
     common: dict,
     *,
-    workers: int | None = None,
     where: str = "local",
-    care: Care = Care(retries=3, patience=300.0, watched=True),
     part: tuple[int, int] = (1, 1),
     retry_failed: bool = False,
 ) -> Iterator[tuple[Any, Sequence[Result]]]:
     """Do what is left of a plan; yields each job with its results, once its rows are written.
 
     Args:
-        load, options, workers, where, care: as `run_jobs` has them.
+        work, where: as `run` has them.
         settings, common, part: as Journal has them.
         retry_failed: do what failed in an earlier run again.
 
@@ -100,7 +97,7 @@ def make(
         try:
             todo = journal.left(plan.jobs, retry_failed)
             yield from ((None, ()) for _ in range(len(plan.jobs) - len(todo)))
-            with contextlib.closing(run_jobs(todo, load, options, workers, where, care=care)) as finished:
+            with contextlib.closing(run(todo, work, where)) as finished:
                 for job, results in finished:
                     journal.add(job, results)
                     yield job, results

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..enhance.enhancer import AT_ONCE as GPU_AT_ONCE
@@ -22,80 +23,68 @@ Progress = Callable[[Job, int, int], None]
 Finished = Iterator[tuple[Any, list[Result]]]
 
 
-def run(
-    jobs: Sequence[Job],
-    load: tuple,
-    options: dict,
-    workers: int | None = None,
-    where: str = "local",
-    progress: Progress | None = None,
-) -> Iterator[Result]:
-    """Yield a Result for each job as it ends; what goes wrong with a recording is in its result.
+@dataclass(frozen=True)
+class Work:
+    """What is done to recordings, and by how many hands.
+
+    Args:
+        load: the arguments of Enhancer.from_pretrained.
+        options: those of Enhancer.enhance_file.
+        workers: how many recordings at a time: on a backend that wants batches in threads, whose chunks
+            share them (8 unless told), else each in a process with its share of the cores (1; where
+            care.watched, one for each core).
+        care: how much is done for a recording whose process fails.
+    """
+
+    load: tuple
+    options: dict = field(default_factory=dict)
+    workers: int | None = None
+    care: Care = Care()
+
+
+def run(jobs: Sequence[Any], work: Work, where: str = "local", progress: Progress | None = None) -> Finished:
+    """Yield each job, or shard, with its results as it ends; what goes wrong with a recording is in them.
 
     If the generator is closed, or an exception such as KeyboardInterrupt leaves it, the work stops soon
     and leaves no half-written file. A program that calls this must have its main code under
     `if __name__ == "__main__"`.
 
     Args:
-        load: the arguments of Enhancer.from_pretrained.
-        options: those of Enhancer.enhance_file.
-        workers: how many recordings at a time: on a backend that wants batches in threads, whose chunks
-            share them (8 unless told), else each in a process with its share of the cores (1).
         where: 'local', on this machine; or 'ray' (corpus/ray.py).
         progress: called as progress(job, samples done, samples) where recordings come one by one.
 
     Raises:
         OptionError: for an unknown place; storage.FullError where nothing more can be written; and, with
-            the first result, what from_pretrained raises.
+            the first results, what from_pretrained raises.
     """
-    finished = run_jobs(jobs, load, options, workers, where, progress)
-    return (result for _, results in finished for result in results)
-
-
-def run_jobs(
-    jobs: Sequence[Any],
-    load: tuple,
-    options: dict,
-    workers: int | None = None,
-    where: str = "local",
-    progress: Progress | None = None,
-    care: Care = Care(),
-) -> Finished:
-    """`run`, of jobs or shards: yields each with its results."""
     if where not in PLACES:
         raise OptionError(f"where={where!r}: {' or '.join(map(repr, PLACES))}")
-    return PLACES[where](jobs, load, options, workers, progress, care)
+    return PLACES[where](jobs, work, progress)
 
 
-def _locally(
-    jobs: Sequence[Any],
-    load: tuple,
-    options: dict,
-    workers: int | None,
-    progress: Progress | None,
-    care: Care,
-) -> Finished:
+def _locally(jobs: Sequence[Any], work: Work, progress: Progress | None) -> Finished:
     if not jobs:
         return
-    enhancer = Enhancer.from_pretrained(*load)  # here too: an unknown model is said once, and at once
+    enhancer = Enhancer.from_pretrained(*work.load)  # here too: an unknown model is said once, and at once
     _remove_leftovers(jobs)
     wants_batches = enhancer.recordings_at_once > 1
-    if care.watched:
+    if work.care.watched:
         del enhancer
         if wants_batches:
-            yield from _in_processes(load, jobs, options, 1, workers or GPU_AT_ONCE, care)
+            yield from _in_processes(jobs, work, 1, work.workers or GPU_AT_ONCE)
         else:
-            yield from _in_processes(load, jobs, options, min(workers or cores(), len(jobs)), AT_ONCE, care)
+            yield from _in_processes(jobs, work, min(work.workers or cores(), len(jobs)), AT_ONCE)
         return
-    workers = min(workers or enhancer.recordings_at_once, len(jobs))
+    workers = min(work.workers or enhancer.recordings_at_once, len(jobs))
     if workers == 1:
         for job in jobs:
-            yield job, results_of(enhancer, job, options, progress and functools.partial(progress, job))
+            report = progress and functools.partial(progress, job)
+            yield job, results_of(enhancer, job, work.options, report)
     elif wants_batches:
-        yield from _in_threads(enhancer, jobs, options, workers)
+        yield from _in_threads(enhancer, jobs, work.options, workers)
     else:
         del enhancer
-        yield from _in_processes(load, jobs, options, workers, 1, care)
+        yield from _in_processes(jobs, work, workers, 1)
 
 
 def _in_threads(enhancer: Enhancer, jobs: Sequence[Any], options: dict, threads: int) -> Finished:
@@ -113,25 +102,22 @@ def _in_threads(enhancer: Enhancer, jobs: Sequence[Any], options: dict, threads:
             yield job, future.result()
 
 
-def _in_processes(
-    load: tuple, jobs: Sequence[Any], options: dict, processes: int, at_once: int, care: Care
-) -> Finished:
-    threads = 1 if care.watched else threads_each(processes)
+def _in_processes(jobs: Sequence[Any], work: Work, processes: int, at_once: int) -> Finished:
+    threads = 1 if work.care.watched else threads_each(processes)
     try:
-        with make_pool(load, options, processes, threads, at_once, care, _are_shards(jobs)) as pool:
+        with make_pool(work, processes, threads, at_once, _are_shards(jobs)) as pool:
             for job, future in pool.run(jobs):
                 yield job, _results(job, future.exception() or future.result())
     finally:
         _remove_leftovers(jobs)
 
 
-def make_pool(
-    load: tuple, options: dict, processes: int, threads: int, at_once: int, care: Care, shards: bool
-) -> Processes:
+def make_pool(work: Work, processes: int, threads: int, at_once: int, shards: bool) -> Processes:
     """Processes that enhance; a shard has threads of its own."""
-    enhance = functools.partial(run_here, options, care.retries)
+    care = work.care
+    enhance = functools.partial(run_here, work.options, care.retries)
     at_once = 1 if shards else at_once
-    return Processes(enhance, processes, threads, start, (load,), at_once, care.retries, care.patience)
+    return Processes(enhance, processes, threads, start, (work.load,), at_once, care.retries, care.patience)
 
 
 def _are_shards(jobs: Sequence[Any]) -> bool:
@@ -163,22 +149,15 @@ def _remove_leftovers(jobs: Iterable[Any]) -> None:
     remove_leftovers(job.output for job in jobs if not is_remote(job.output))
 
 
-def _over_ray(
-    jobs: Sequence[Any],
-    load: tuple,
-    options: dict,
-    workers: int | None,
-    progress: Progress | None,
-    care: Care,
-) -> Finished:
+def _over_ray(jobs: Sequence[Any], work: Work, progress: Progress | None) -> Finished:
     from .ray import run_over_ray
 
     if not jobs:
         return
-    at_once = GPU_AT_ONCE if care.gpus else AT_ONCE
-    pool = functools.partial(make_pool, load, options, 1, 1, at_once, care, _are_shards(jobs))
+    at_once = GPU_AT_ONCE if work.care.gpus else AT_ONCE
+    pool = functools.partial(make_pool, work, 1, 1, at_once, _are_shards(jobs))
     try:
-        with contextlib.closing(run_over_ray(jobs, pool, workers, care)) as finished:
+        with contextlib.closing(run_over_ray(jobs, pool, work.workers, work.care)) as finished:
             for job, ended in finished:
                 yield job, _results(job, ended)
     finally:

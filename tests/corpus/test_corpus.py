@@ -11,7 +11,7 @@ import soundfile
 
 from modelscope_zipenhancer.corpus.find import Job, find_jobs, refuse_inputs_as_outputs, split_done
 from modelscope_zipenhancer.corpus.report import Result, Summary, write_report
-from modelscope_zipenhancer.corpus.run import run
+from modelscope_zipenhancer.corpus.run import Work, run
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.errors import OptionError, OutputError
 
@@ -103,23 +103,27 @@ def test_what_is_done_is_found_out_by_a_look_into_each_folder(here, monkeypatch)
     assert done == jobs[::40] and len(todo) == 20_000 - len(done) and len(looks) == 10
 
 
+def results(jobs, **options):
+    return [result for _, ended in run(jobs, Work((), options)) for result in ended]
+
+
 def test_a_warning_is_in_the_result_and_an_option_for_writing_reaches_the_file(here, identity):
     loud = np.random.default_rng(0).uniform(-1.5, 1.5, 1600)
     soundfile.write("loud.wav", loud, 16_000, subtype="FLOAT")
     jobs = [Job("loud.wav", "out/loud.wav"), Job("missing.wav", "out/missing.wav")]
-    done, missing = run(jobs, (), {})
+    done, missing = results(jobs)
     assert "beyond full scale" in done.warnings[0] and done.status == "done"
     assert missing.status == "failed" and not missing.warnings
-    (kept,) = run(jobs[:1], (), {"bits": "32f"})
+    (kept,) = results(jobs[:1], bits="32f")
     assert not kept.warnings and soundfile.read("out/loud.wav")[0].max() > 1.3
 
 
 def test_a_cut_recording_is_enhanced_with_a_warning_and_refused_if_strict(here, identity):
     soundfile.write("cut.wav", np.zeros(16_000, np.float32) + 0.1, 16_000)
     os.truncate("cut.wav", 20_000)
-    (result,) = run([Job("cut.wav", "out.wav")], (), {})
+    (result,) = results([Job("cut.wav", "out.wav")])
     assert result.status == "done" and "are missing: the file was cut off" in result.warnings[0]
-    (result,) = run([Job("cut.wav", "out.wav")], (), {"strict": True})
+    (result,) = results([Job("cut.wav", "out.wav")], strict=True)
     assert result.status == "failed" and "cut off" in result.error
 
 
@@ -128,10 +132,10 @@ def test_a_latin_1_name_is_enhanced_and_comes_back_from_the_report(here, identit
     soundfile.write("a.wav", np.zeros(1600) + 0.1, 16_000)
     os.mkdir("in")
     os.rename(b"a.wav", b"in/caf\xe9.wav")
-    results = list(run(find_jobs(["in"], "out"), (), {}))
-    assert [result.status for result in results] == ["done"], results
+    (done,) = results(find_jobs(["in"], "out"))
+    assert done.status == "done", done
     assert os.listdir(b"out") == [b"caf\xe9.wav"]
-    write_report("report.json", Summary(1, results), "tiny", "torch", {})
+    write_report("report.json", Summary(1, [done]), "tiny", "torch", {})
     with open("report.json", encoding="utf-8") as file:
         (result,) = json.load(file)["results"]
     assert os.fsencode(result["output"]) == b"out/caf\xe9.wav"
@@ -145,4 +149,4 @@ def test_a_summary_counts_by_status():
 
 def test_an_unknown_place_is_refused_before_anything_is_loaded():
     with pytest.raises(OptionError, match="where='moon': 'local'"):
-        run([], (), {}, where="moon")
+        run([], Work(()), where="moon")

@@ -16,7 +16,7 @@ from modelscope_zipenhancer.corpus import storage
 from modelscope_zipenhancer.corpus.journal import Journal, read_manifest
 from modelscope_zipenhancer.corpus.make import make, plan
 from modelscope_zipenhancer.corpus.manifests import Manifest
-from modelscope_zipenhancer.corpus.run import Care
+from modelscope_zipenhancer.corpus.run import Work
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError, OptionError
 
@@ -63,11 +63,9 @@ def corpus(*inputs, out="out", suffix=None, part=(1, 1), options=None, **more):
     """The results of a run in this process; and whether it has written the manifest."""
     made = make(
         plan(list(inputs), out, suffix),
-        (),
-        options or {},
+        Work((), options or {}),
         {"options": options or {}},
         {"model": "halved"},
-        care=Care(),
         part=part,
         **more,
     )
@@ -356,7 +354,7 @@ def test_a_corpus_elsewhere_is_resumed_from_the_rows_that_were_written(here):
         write(f"in/{i}.wav")
     try:
         planned = plan(["in"], "memory://kept")
-        made = make(planned, (), {}, {"options": {}}, {"model": "halved"}, care=Care())
+        made = make(planned, Work(()), {"options": {}}, {"model": "halved"})
         next(made)
         made.close()
         assert len(corpus("in", out="memory://kept")) == 2

@@ -12,7 +12,7 @@ import soundfile
 
 from modelscope_zipenhancer.corpus.journal import read_manifest
 from modelscope_zipenhancer.corpus.make import make, plan
-from modelscope_zipenhancer.corpus.run import Care
+from modelscope_zipenhancer.corpus.run import Work
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.errors import AudioError, OptionError
 
@@ -52,7 +52,7 @@ def read_tar(path):
 
 def corpus(*inputs, out="out", suffix=None, column=None, options=None, **more):
     planned = plan(list(inputs), out, suffix, column)
-    made = make(planned, (), options or {}, {}, {"model": "halved"}, care=Care(), **more)
+    made = make(planned, Work((), options or {}), {}, {"model": "halved"}, **more)
     return [result for _, results in made for result in results]
 
 

@@ -12,7 +12,7 @@ from conftest import QUICK, seeded_model
 
 from modelscope_zipenhancer import cli
 from modelscope_zipenhancer.corpus.find import Job
-from modelscope_zipenhancer.corpus.run import run
+from modelscope_zipenhancer.corpus.run import Work, run
 from modelscope_zipenhancer.enhance.enhancer import AT_ONCE, Enhancer
 from modelscope_zipenhancer.runtime.batching import Batcher
 from modelscope_zipenhancer.runtime.gpu import GpuNetwork
@@ -166,8 +166,9 @@ def test_left_early_the_others_stop_at_their_next_chunk_and_leave_nothing_half_w
     jobs = [Job(str(tmp_path / name), str(tmp_path / "out" / name)) for name in names]
     before = threading.active_count()
     monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls: cls(Slow())))
-    results = run(jobs, (), {})
-    assert next(results).status == "done" and running.is_set()
+    results = run(jobs, Work(()))
+    _, (first,) = next(results)
+    assert first.status == "done" and running.is_set()
     started = time.monotonic()
     results.close()
     assert time.monotonic() - started < 10
