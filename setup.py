@@ -21,7 +21,7 @@ class BuildLibrary(build_ext):
 if __name__ == "__main__":  # ModelScope may import every .py of a model dir
     kernels = Extension(
         "modelscope_zipenhancer.runtime.cpu.native._kernels",
-        [f"{NATIVE}/src/{name}.c" for name in ("avx2", "avx512", "neon", "processor")],
+        [f"{NATIVE}/src/{name}.c" for name in ("avx2", "avx512", "avx512bf16", "neon", "processor")],
         depends=[
             f"{NATIVE}/src/{name}.h"
             for name in ("convolution", "functions", "kernels", "layer", "product", "simd")

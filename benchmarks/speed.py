@@ -8,7 +8,7 @@ the limit by limit.py, and each variant's peak memory in a process of its own. W
 that many fresh processes, and the range: the machine differs from one to the next. 'onnx' is the graph
 that the model card's export makes of the built-in, in ONNX Runtime. The built-in and it are not run
 beyond 6 s, where the built-in cuts the recording. 'cpu' is the form for CPUs as it is installed,
-'cpu-torch' the same without its inner loops in C.
+'cpu-torch' the same without its inner loops in C, 'cpu-bf16' with precision="bf16".
 
     python benchmarks/speed.py --cold
 
@@ -61,10 +61,10 @@ def network(size: str) -> ZipEnhancer:
 
 def variant(name: str, model: ZipEnhancer):
     """A function of float32 (samples,) that enhances them."""
-    if name in ("cpu", "cpu-torch"):
-        backend = TorchBackend(model)
-        found = cpu_network.library() if name == "cpu" else None
-        with unittest.mock.patch.object(cpu_network, "library", lambda: found):
+    if name.startswith("cpu"):
+        backend = TorchBackend(model, "bf16" if name == "cpu-bf16" else "fp32")
+        library = (lambda dtype: None) if name == "cpu-torch" else cpu_network.library
+        with unittest.mock.patch.object(cpu_network, "library", library):
             backend.form()
         return lambda x: enhance(backend, x)
     if name == "definition":
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1, help="in fresh processes, one after the other")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--variants", nargs="+", choices=(*VARIANTS, "cpu-bf16"), default=VARIANTS)
     parser.add_argument("--no-memory", action="store_true", help="leave the peak out")
     parser.add_argument("--cold", action="store_true", help="only the cold start")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -128,7 +128,7 @@ def run_python(tmp_path):
 @pytest.fixture
 def torch_form(monkeypatch):
     """The form for CPUs without its inner loops in C, as where they are not compiled."""
-    monkeypatch.setattr("modelscope_zipenhancer.runtime.cpu.network.library", lambda: None)
+    monkeypatch.setattr("modelscope_zipenhancer.runtime.cpu.network.library", lambda *_: None)
     monkeypatch.setenv("ZIPENHANCER_NATIVE", "0")  # in processes that the test starts
 
 

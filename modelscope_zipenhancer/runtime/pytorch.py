@@ -8,6 +8,7 @@ import torch
 from ..errors import OptionError
 from ..network.checkpoint import load_model
 from ..network.zipenhancer import ZipEnhancer
+from .cpu.native.library import library, status
 from .cpu.network import CpuNetwork
 from .gpu import BATCH, GpuNetwork
 
@@ -22,8 +23,8 @@ class TorchBackend:
 
     Args:
         model: the network, on its device.
-        precision: 'fp32'; 'bf16' on GPUs, and on CPUs that compute in it (AVX-512 BF16); 'fp16' on
-            GPUs. What it changes, and what it gains: docs/performance.md.
+        precision: 'fp32'; 'bf16' on GPUs, and on CPUs that compute in it (AVX-512 BF16, and inner loops
+            in C); 'fp16' on GPUs. What it changes, and what it gains: docs/performance.md.
         compile: torch.compile, for GPUs; the first call then takes minutes.
 
     Raises:
@@ -34,8 +35,8 @@ class TorchBackend:
         if precision not in DTYPES:
             raise OptionError(f"unknown precision {precision!r}, known are: {', '.join(DTYPES)}")
         device = next(model.parameters()).device.type
-        if precision == "bf16" and device == "cpu" and not _has_bf16():
-            raise OptionError("precision 'bf16' is for CPUs with AVX-512 BF16, not for this one: use 'fp32'")
+        if precision == "bf16" and device == "cpu" and library(torch.bfloat16) is None:
+            raise OptionError(f"precision 'bf16' can't be had: {status(torch.bfloat16)}; use 'fp32'")
         if device == "cpu" and (precision == "fp16" or compile):
             option = "compile=True" if compile else "precision 'fp16'"
             raise OptionError(f"{option} is for GPUs; on CPUs the default is faster")
@@ -87,7 +88,3 @@ def load(model_dir: str, device: str | None = None, **options: Any) -> TorchBack
         reason = str(error).split("\n")[0]
         raise OptionError(f"device {device!r} can't be used: {reason}") from error
     return TorchBackend(load_model(model_dir, device), **options)
-
-
-def _has_bf16() -> bool:
-    return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -18,18 +18,17 @@ T = TypeVar("T")
 
 
 class Buffer(NamedTuple):
-    """A tensor that the steps from `first` to `last` use, both included; without `last`, one step."""
+    """A float32 tensor that the steps from `first` to `last` use, both included; without `last`, one step."""
 
     name: str
     shape: tuple[int, ...]
     first: str
     last: str = ""
-    dtype: torch.dtype = torch.float32
 
     @property
     def size(self) -> int:
         """Bytes, rounded up so that the next buffer is aligned."""
-        return -(-math.prod(self.shape) * self.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        return -(-math.prod(self.shape) * 4 // ALIGNMENT) * ALIGNMENT
 
 
 class Plan:
@@ -92,8 +91,8 @@ class Buffers:
         self.plan, self.memory = plan, memory  # memory: (plan.size,), bytes
         self.tensors = {}
         for buffer in plan.buffers:
-            offset, size = plan.offsets[buffer.name], math.prod(buffer.shape) * buffer.dtype.itemsize
-            self.tensors[buffer.name] = memory[offset : offset + size].view(buffer.dtype).view(buffer.shape)
+            offset, size = plan.offsets[buffer.name], math.prod(buffer.shape) * 4
+            self.tensors[buffer.name] = memory[offset : offset + size].view(torch.float32).view(buffer.shape)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]

@@ -39,14 +39,14 @@ class Conv:
     The norms that follow, except after sub-pixels, would cancel a bias.
     """
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
-        self.weight = conv.weight.detach().to(dtype, copy=True, memory_format=torch.channels_last)
+    def __init__(self, conv: nn.Conv2d):
+        self.weight = converted(conv.weight, torch.float32).contiguous(memory_format=torch.channels_last)
         self.bias: Tensor | None = None
         self.stride = cast(tuple[int, int], conv.stride)
         self.dilation = cast(tuple[int, int], conv.dilation)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype).permute(2, 0, 1)[None]
+        x = x.permute(2, 0, 1)[None]
         y = F.conv2d(x, self.weight, self.bias, self.stride, (0, 1), self.dilation)
         return y[0].permute(1, 2, 0)
 
@@ -54,8 +54,8 @@ class Conv:
 class DenseConv(Conv):
     """A layer of a dense block."""
 
-    def __init__(self, layer: nn.Module, dtype: torch.dtype):
-        super().__init__(find(layer, nn.Conv2d), dtype)
+    def __init__(self, layer: nn.Module):
+        super().__init__(find(layer, nn.Conv2d))
         self.norm = NormAct(layer)
         self.reach = self.dilation[0]  # frames looked back
 
@@ -66,8 +66,7 @@ class DenseConv(Conv):
         def read(start: int, stop: int, scratch: Scratch) -> Tensor:
             first = start - self.reach
             missing = max(0, -first)
-            shape = stop - first, bins, len(planes) * channels
-            x = scratch.take("gathered", *shape, dtype=self.weight.dtype)
+            x = scratch.take("gathered", stop - first, bins, len(planes) * channels)
             x[:missing] = 0
             torch.cat([plane[first + missing : stop] for plane in planes[::-1]], -1, out=x[missing:])
             return x
@@ -78,12 +77,12 @@ class DenseConv(Conv):
 class SubPixelConv(Conv):
     """Twice the bins. Its output channels are put in such an order that (T, F, 2C) is (T, 2F, C)."""
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
-        super().__init__(conv, dtype)
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__(conv)
         weight = self.weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         bias = cast(Tensor, conv.bias)
-        self.bias = bias.detach().view(-1, 2).t().flatten().to(dtype)
+        self.bias = bias.detach().view(-1, 2).t().flatten().float()
 
 
 class Moments(NamedTuple):
@@ -170,8 +169,8 @@ def normalize(norm: Normalize, x: Tensor, pool: SlicePool) -> None:
 class DenseBlock:
     """A dense block, convolution by convolution."""
 
-    def __init__(self, block: zipenhancer.DenseBlock, dtype: torch.dtype):
-        self.layers = [DenseConv(layer, dtype) for layer in layers_of(block)]
+    def __init__(self, block: zipenhancer.DenseBlock):
+        self.layers = [DenseConv(layer) for layer in layers_of(block)]
 
     def planes(self, frames: int, bins: int) -> list[tuple[int, ...]]:
         """Shapes of the memory that it takes for an input of that size: its input and each layer's output."""

@@ -1,4 +1,4 @@
-"""The folding of a Zipformer layer's weights for inference: pure functions, in float64.
+"""The folding of weights, above all a Zipformer layer's, for inference: pure functions, in float64.
 
 What comes after a module takes over a part of its work, so that no pass over the activations is left for it:
 
@@ -163,6 +163,17 @@ def fold_convolution(module: zipformer.ConvModule, offset: Tensor) -> tuple[Conv
     value, gate = (fold_linear(weight, bias_in, offset) for weight, bias_in in zip(weights, biases))
     folded = Convolution(value, gate, taps[:, :, None] * LOG2_E, (taps_bias - SHIFT_R) * LOG2_E, _right(out))
     return folded, offset + bias - CONSTANT_R * out.sum(1)
+
+
+def moments_of_map(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,), float64, of x (M, in) @ weight.t(), of weight (C, in).
+
+    They follow from the mean and the covariance of x.
+    """
+    x = x.double()
+    mean = x.mean(0)
+    x = x - mean
+    return weight @ mean, ((weight @ (x.t() @ x / len(x))) * weight).sum(1)
 
 
 def converted(folded: T, dtype: torch.dtype) -> T:

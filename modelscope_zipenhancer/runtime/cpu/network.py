@@ -37,7 +37,7 @@ from .convolution import (
     layers_of,
     normalize,
 )
-from .fold import converted
+from .fold import converted, moments_of_map
 from .native.convolution import NativeDecoder, NativeEncoder, Rows
 from .native.layer import NativeLayer
 from .native.library import Library, library, padded
@@ -59,22 +59,21 @@ class CpuNetwork:
 
     Args:
         model: the definition with its weights, of any floating-point dtype.
-        dtype: of the inputs and weights of the convolutions and the feed-forward modules, half of the
-            work each; their sums, and all the rest, are float32.
+        dtype: of the inputs and weights of convolutions and linear layers; sums, and all the rest, are
+            float32. torch.bfloat16 wants native.library.library(torch.bfloat16).
     """
 
     def __init__(self, model: ZipEnhancer, dtype: torch.dtype = torch.float32):
         self.channels = model.config.channels
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            native = library() if dtype == torch.float32 else None
-            self.stacks = [Stack(stack, dtype, native) for stack in model.TSConformer.encoders]
+            native = library(dtype)
+            self.stacks = [Stack(stack, native) for stack in model.TSConformer.encoders]
             self.native = native if self.channels >= NATIVE_CHANNELS else None
             encoder, mask, phase = model.dense_encoder, model.mask_decoder, model.phase_decoder
-            self.encoder: Any = Encoder(encoder, dtype)
-            decoder: Callable[..., Any] = partial(Decoder, dtype=dtype)
-            if self.native:
-                self.encoder = NativeEncoder(encoder, self.native)
-                decoder = partial(NativeDecoder, library=self.native)
+            self.encoder: Any = NativeEncoder(encoder, self.native) if self.native else Encoder(encoder)
+            decoder: Callable[..., Any] = (
+                partial(NativeDecoder, library=self.native) if self.native else Decoder
+            )
             self.mask = decoder(mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]])
             heads = [phase.phase_conv_r, phase.phase_conv_i]
             self.phase = decoder(phase.dense_block, phase.phase_conv, heads)
@@ -185,33 +184,26 @@ def _reader(x: Tensor) -> Reader:
     return lambda start, stop, scratch: x[start:stop]
 
 
-def dense_block(block: zipenhancer.DenseBlock, dtype: torch.dtype) -> DenseBlock | WinogradBlock:
-    """In the form that is faster for its size; half precision is too coarse for Winograd's sums."""
+def dense_block(block: zipenhancer.DenseBlock) -> DenseBlock | WinogradBlock:
+    """In the form that is faster for its size."""
     wide = find(layers_of(block)[0], nn.Conv2d).out_channels >= CHANNELS
-    return WinogradBlock(block) if wide and dtype == torch.float32 else DenseBlock(block, dtype)
+    return WinogradBlock(block) if wide else DenseBlock(block)
 
 
 class Encoder:
     """The 1x1 convolution, the dense block and the strided convolution: (T, F, 2) -> (T, (F+1)//2, C)."""
 
-    def __init__(self, encoder: zipenhancer.DenseEncoder, dtype: torch.dtype):
+    def __init__(self, encoder: zipenhancer.DenseEncoder):
         first, last = encoder.dense_conv_1, encoder.dense_conv_2
         self.lift = converted(find(first, nn.Conv2d).weight, torch.float64).flatten(1)  # (C, 2)
         self.lift_norm = NormAct(first)
-        self.block = dense_block(encoder.dense_block, dtype)
-        self.shrink = Conv(find(last, nn.Conv2d), dtype)
+        self.block = dense_block(encoder.dense_block)
+        self.shrink = Conv(find(last, nn.Conv2d))
         self.shrink_norm = NormAct(last)
 
     def lifted(self, x: Tensor) -> Reader:
-        """A reader of the 1x1 convolution, norm and activation, of x (T, F, 2) -> (T, F, C).
-
-        The variance of a linear map of two numbers follows from the covariance of the two.
-        """
-        points = x.flatten(0, 1).double()
-        mean = points.mean(0)
-        points -= mean
-        covariance = points.t() @ points / points.shape[0]
-        scale, shift = self.lift_norm.fold(self.lift @ mean, ((self.lift @ covariance) * self.lift).sum(1))
+        """A reader of the 1x1 convolution, norm and activation, of x (T, F, 2) -> (T, F, C)."""
+        scale, shift = self.lift_norm.fold(*moments_of_map(x.flatten(0, 1), self.lift))
         weight, shift = (self.lift * scale[:, None]).t().float(), shift.float()
 
         def read(start: int, stop: int, scratch: Scratch) -> Tensor:
@@ -231,15 +223,9 @@ class Encoder:
 class Decoder:
     """Dense block, sub-pixel convolution and last convolutions: (T, F, C) -> (2F-1, T) for each head."""
 
-    def __init__(
-        self,
-        block: zipenhancer.DenseBlock,
-        sequence: nn.Sequential,
-        heads: Sequence[nn.Module],
-        dtype: torch.dtype,
-    ):
-        self.block = dense_block(block, dtype)
-        self.up = SubPixelConv(find(sequence, zipenhancer.SubPixelConv).conv1, dtype)
+    def __init__(self, block: zipenhancer.DenseBlock, sequence: nn.Sequential, heads: Sequence[nn.Module]):
+        self.block = dense_block(block)
+        self.up = SubPixelConv(find(sequence, zipenhancer.SubPixelConv).conv1)
         self.norm = NormAct(sequence)
         weights, self.biases = [], []
         for head in heads:
@@ -266,7 +252,7 @@ class Decoder:
 class Stack:
     """A dual-path block, in place: (T, F, C)."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype, native: Library | None = None):
+    def __init__(self, block: nn.Module, native: Library | None = None):
         self.weights = [[1.0], [1.0]]  # of the averages in time and in frequency
         self.combine: Tensor | None = None
         if isinstance(block, zipenhancer.DownsampledBlock):
@@ -282,7 +268,7 @@ class Stack:
             zipformer_layer = cast(ZipformerLayer, layer)
             if native:
                 return NativeLayer(zipformer_layer, outer, native)
-            return Layer(zipformer_layer, outer, dtype)
+            return Layer(zipformer_layer, outer)
 
         in_frequency, in_time = (
             [form(layer) for layer in layers] for layers in (block.f_layers, block.t_layers)

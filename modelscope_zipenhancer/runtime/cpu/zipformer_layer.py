@@ -33,7 +33,6 @@ class Sizes(NamedTuple):
     value: int
     gated: int
     hidden: tuple[int, ...]  # of each feed-forward module
-    hidden_dtype: torch.dtype
 
     def block(self, n: int, length: int) -> int:
         """How many queries' scores are computed at a time."""
@@ -41,19 +40,14 @@ class Sizes(NamedTuple):
 
 
 class Layer:
-    """A ZipformerLayer and the bypass around it, in place: (N, L, C).
+    """A ZipformerLayer and the bypass around it, in place: (N, L, C)."""
 
-    dtype: of the inputs and weights of the feed-forward modules; all else is float32.
-    """
-
-    def __init__(self, layer: ZipformerLayer, outer: Bypass, dtype: torch.dtype):
-        folded = fold_layer(layer)
-        weights = converted(folded, torch.float32)
+    def __init__(self, layer: ZipformerLayer, outer: Bypass):
+        weights = converted(fold_layer(layer), torch.float32)
         self.scores, self.gated, self.mid = weights.scores, weights.gated_attention, weights.bypass
         self.attentions = weights.attention1, weights.attention2
         self.convolutions = weights.convolution1, weights.convolution2
-        feed_forwards = folded.feed_forward1, folded.feed_forward2, folded.feed_forward3
-        self.feed_forwards = tuple(converted(module, dtype) for module in feed_forwards)
+        self.feed_forwards = weights.feed_forward1, weights.feed_forward2, weights.feed_forward3
         self.offset = weights.offset
         self.norm_bias = converted(layer.norm.bias, torch.float32)
         channels = len(self.norm_bias)
@@ -69,7 +63,6 @@ class Layer:
             value=len(self.attentions[0].out),
             gated=len(self.gated.out),
             hidden=tuple(len(module.out) for module in self.feed_forwards),
-            hidden_dtype=dtype,
         )
         self.tables: dict[int, Tensor] = {}
 
@@ -186,13 +179,8 @@ def _swoosh(x: Tensor, out: Tensor, exact: bool) -> None:
 
 
 def _feed_forward(u: Tensor, folded: FeedForward, views: "FeedForwardViews", exact: bool) -> None:
-    half = folded.out.dtype != u.dtype
-    _linear(u.to(folded.out.dtype) if half else u, folded.in_proj, views.hidden)
-    _swoosh(views.hidden, views.activated, exact)
-    if half:
-        u.add_(views.activated @ folded.out)
-    else:
-        u.addmm_(views.activated, folded.out)
+    _swoosh(_linear(u, folded.in_proj, views.hidden), views.activated, exact)
+    u.addmm_(views.activated, folded.out)
 
 
 def _convolution(u: Tensor, folded: Convolution, views: "ConvolutionViews", exact: bool) -> None:
@@ -242,7 +230,7 @@ def plan(sizes: Sizes, n: int, length: int) -> Plan:
     for i, hidden in enumerate(sizes.hidden, 1):
         for name in "hidden", "activated":
             step = f"feed forward {i}"
-            buffers.append(Buffer(f"{step} {name}", (tokens, hidden), step, dtype=sizes.hidden_dtype))
+            buffers.append(Buffer(f"{step} {name}", (tokens, hidden), step))
     for name in "gate", "value", "attended":
         buffers.append(Buffer(f"gated attention {name}", (tokens, sizes.gated), "gated attention"))
     for step in "attention 1", "attention 2":

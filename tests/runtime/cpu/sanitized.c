@@ -28,8 +28,19 @@ static void all_finite(const float *x, int64_t floats, const char *name) {
         if (!isfinite(x[i])) printf("not finite: %s, %d\n", name, (int)i), exit(1);
 }
 
+/* Panels, what products take, in so many places. */
+static float *panels(int64_t at, float scale) {
+    float *x = numbers(at, scale), twice[2 * WIDTH];
+    for (int64_t i = 0; NUMBERS > 1 && i < at; i += WIDTH) {
+        for (int j = 0; j < 2 * WIDTH; j++) twice[j] = scale * noise();
+        to_factors(twice, 2 * WIDTH, x + i);
+    }
+    return x;
+}
+
 static Matrix matrix(int64_t depth, int64_t columns) {
-    const Matrix made = {numbers(depth * padded(columns), 0.2f), numbers(padded(columns), 0.2f), depth, padded(columns)};
+    const int64_t width = padded(columns);
+    const Matrix made = {panels(places(depth) * width, 0.2f), numbers(width, 0.2f), depth, width};
     return made;
 }
 
@@ -73,8 +84,8 @@ static void convolutions(int64_t frames, int64_t bins, int64_t channels) {
     sources[0].shift = numbers(width, 1), sources[0].slope = numbers(width, 1);
     sources[0].scale = sources[0].shift, sources[0].lift = numbers(2 * width, 1);
     for (int64_t i = 0; i < 4; i++) {
-        const int64_t depth = 2 * (i + 1) * channels;
-        DenseLayer layer = {channels, wide, (int64_t)1 << i, i + 1, numbers(6 * width * depth, 0.1f)};
+        const int64_t depth = 2 * (i + 1) * places(channels);
+        DenseLayer layer = {channels, wide, (int64_t)1 << i, i + 1, panels(6 * width * depth, 0.1f)};
         float *out = numbers(frames * wide * width, 0), *scratch = numbers(NAME(dense_layer_floats)(&layer), 0);
         NAME(dense_layer)(&layer, sources, 0, (frames + 1) / 2, out, moments, scratch);
         if (frames > 1) NAME(dense_layer)(&layer, sources, (frames + 1) / 2, frames, out, moments, scratch);
@@ -84,13 +95,13 @@ static void convolutions(int64_t frames, int64_t bins, int64_t channels) {
         sources[i + 1] = read;
         NAME(norm)(moments, 1, channels, weight, weight, 1e-5, (float *)read.scale, (float *)read.shift);
     }
-    Conv conv = {channels, wide, 2, 1, numbers(width * 3 * channels, 0.1f), NULL};
+    Conv conv = {channels, wide, 2, 1, panels(width * 3 * places(channels), 0.1f), NULL};
     float *body = numbers(frames * bins * channels, 0);
     NAME(conv)(&conv, &sources[1], 0, frames, body, channels, moments, numbers(NAME(conv_floats)(&conv), 0));
     const Rows of_body = {body, bins * channels, channels, numbers(width, 1), numbers(width, 1), numbers(width, 1), NULL};
     NAME(settle)(&of_body, 0, frames, bins, channels, body, numbers(bins * width, 0));
     all_finite(body, frames * bins * channels, "body");
-    Conv up = {channels, bins, 1, 2, numbers(2 * width * 3 * channels, 0.1f), numbers(2 * width, 1)};
+    Conv up = {channels, bins, 1, 2, panels(2 * width * 3 * places(channels), 0.1f), numbers(2 * width, 1)};
     const Rows plain = {body, bins * channels, channels, NULL, NULL, NULL, NULL};
     float *twice = numbers(frames * 2 * bins * width, 0), *outs[2];
     NAME(conv)(&up, &plain, 0, frames, twice, width, moments, numbers(NAME(conv_floats)(&up), 0));

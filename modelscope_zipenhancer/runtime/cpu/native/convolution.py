@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ....network import zipenhancer
 from ..buffers import Scratch
 from ..convolution import SLICE_FLOATS, find, layers_of
-from ..fold import converted
+from ..fold import converted, moments_of_map
 from ..threads import SlicePool
-from .library import Int, Library, Matrix, Pointer, address, padded, panels, rows
+from .library import Int, Library, Matrix, Pointer, address, padded, rows
 
 FRAMES = 64  # of a slice at most: each begins with the frames that its first ones look back at
 
@@ -73,6 +73,7 @@ class Functions:
     def __init__(self, library: Library):
         p, i = Pointer, Int
         function = library.function
+        self.panels = library.panels
         self.norm = function("norm", None, p, i, i, p, p, ctypes.c_double, p, p)
         self.dense_layer = function("dense_layer", None, p, p, i, i, p, p, p)
         self.dense_layer_floats = function("dense_layer_floats", i, p)
@@ -127,8 +128,8 @@ class NativeDenseBlock:
         for conv in convs:
             weight = conv.weight.detach().double()  # (C, sources * C, 2, 3)
             weight = torch.einsum("pf,oitf->pito", taps, weight).unflatten(1, (-1, self.channels))
-            weight = weight.transpose(2, 3).flatten(1, 3)  # (6, sources * 2 * C, C)
-            self.weights.append(torch.stack([panels(part) for part in weight]))
+            weight = weight.transpose(2, 3).flatten(1, 2)  # (6, sources * 2, C, C)
+            self.weights.append(torch.stack([functions.panels(part) for part in weight]))
 
     def planes(self, frames: int, bins: int) -> list[tuple[int, ...]]:
         """Shapes of the memory that it takes for an input of that size."""
@@ -164,9 +165,9 @@ class Conv:
     def __init__(self, conv: nn.Conv2d, functions: Functions, outputs: int = 1):
         self.functions, self.outputs = functions, outputs
         self.channels, self.stride = conv.in_channels, int(conv.stride[1])
-        weight = conv.weight.detach()[:, :, 0].permute(2, 1, 0).flatten(0, 1)  # (3 * C, outputs)
-        parts = weight.unflatten(1, (-1, outputs)).unbind(2)  # sub-pixel i of channel c is output 2c + i
-        self.weight = torch.cat([panels(part) for part in parts])
+        weight = conv.weight.detach()[:, :, 0].permute(2, 1, 0)  # (3, C, outputs)
+        parts = weight.unflatten(2, (-1, outputs)).unbind(3)  # sub-pixel i of channel c is output 2c + i
+        self.weight = torch.cat([functions.panels(part) for part in parts])
         bias = cast(Tensor, conv.bias)
         # the norm that follows would cancel a bias, but not if it has different ones in even and odd bins
         self.bias = None if outputs == 1 else rows(bias.detach().view(-1, outputs).t()).flatten()
@@ -206,17 +207,10 @@ class NativeEncoder:
         self.shrink_norm = NormAct(last, self.functions)
 
     def lifted(self, x: Tensor) -> Rows:
-        """The 1x1 convolution, norm and activation, of x (T, F, 2).
-
-        The variance of a linear map of two numbers follows from the covariance of the two.
-        """
-        points = x.flatten(0, 1).double()
-        mean = points.mean(0)
-        points -= mean
-        covariance = points.t() @ points / points.shape[0]
-        norm = self.lift_norm
-        scale = norm.weight * (((self.lift @ covariance) * self.lift).sum(1) + norm.eps).rsqrt()
-        shift = rows(norm.bias - self.lift @ mean * scale)
+        """The 1x1 convolution, norm and activation, of x (T, F, 2)."""
+        norm, (mean, variance) = self.lift_norm, moments_of_map(x.flatten(0, 1), self.lift)
+        scale = norm.weight * (variance + norm.eps).rsqrt()
+        shift = rows(norm.bias - mean * scale)
         return Rows(x, (shift, shift, norm.slope), rows((self.lift * scale[:, None]).t()))
 
     def end(self, source: Rows, out: Tensor, pool: SlicePool) -> None:
@@ -252,7 +246,7 @@ class NativeDecoder:
             weights.append(weight[0, :, 0])  # (C, 2)
             biases.append(bias.item())
         weight = torch.cat(weights, dim=1)
-        self.heads = panels(weight)
+        self.heads = library.panels(weight)
         self.matrix = Matrix(address(self.heads), None, len(weight), padded(weight.shape[1]))
         self.biases = (ctypes.c_float * len(biases))(*biases)
 

@@ -10,7 +10,7 @@ from .. import fold
 from ..buffers import Scratch
 from ..fold import LOG2_E, Linear, converted, fold_layer
 from ..threads import SlicePool
-from .library import Int, Library, Matrix, Pointer, address, padded, panels, rows
+from .library import Int, Library, Matrix, Pointer, address, padded, rows
 
 TOKENS = 4000  # of the sequences of one call
 TABLES = 8  # lengths for which the positions' keys are kept
@@ -50,6 +50,7 @@ class NativeLayer:
         self.run = library.function(
             "layer", None, Pointer, Pointer, Int, Int, Int, Int, Pointer, Int, Pointer
         )
+        self.panels = library.panels
         self.kept: list[Tensor] = []  # what the structure points to
         folded, attention = fold_layer(layer), layer.self_attn_weights
         self.heads = attention.heads
@@ -95,7 +96,7 @@ class NativeLayer:
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> Matrix:
         """weight (in, out), bias (out,)"""
         right = None if bias is None else self._row(bias)
-        return Matrix(self._keep(panels(weight)), right, len(weight), padded(weight.shape[1]))
+        return Matrix(self._keep(self.panels(weight)), right, len(weight), padded(weight.shape[1]))
 
     def _linear(self, linear: Linear) -> Matrix:
         return self._matrix(linear.weight, linear.bias)

@@ -102,44 +102,15 @@ EXPORT void NAME(norm)(
     }
 }
 
-/* Rows of several left factors, side by side, times a panel: to out, or added to it. */
-INLINE void sum_tile(
-    const int rows, const float *const *lefts, int64_t count, int64_t first, ptrdiff_t left_row, int64_t depth,
-    const float *panel, const float *bias, int add_to, float *out, ptrdiff_t out_row
-) {
-    vec acc[ROWS][VECTORS];
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            acc[r][v] = bias ? load(bias + v * WIDTH) : all(0.0f);
+/* One function for each, so that its code is there once. */
+#define PRODUCT(name, mode)                                                                          \
+    static void name(                                                                                \
+        Lefts lefts, int64_t rows, const float *panel, const float *bias, float *out, ptrdiff_t out_row \
+    ) {                                                                                              \
+        product(mode, lefts, rows, panel, bias, out, out_row);                                       \
     }
-    for (int64_t i = 0; i < count; i++)
-        multiply(rows, acc, rows_of(lefts[i] + first * left_row, left_row), depth, panel + i * depth * PANEL);
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            float *to = out + r * out_row + v * WIDTH;
-            store(to, add_to ? add(acc[r][v], load(to)) : acc[r][v]);
-        }
-    }
-}
-
-static void sum_of_products(
-    const float *const *lefts, int64_t count, int64_t rows, ptrdiff_t left_row, int64_t depth,
-    const float *panel, const float *bias, int add_to, float *out, ptrdiff_t out_row
-) {
-    for (EACH_TILE(i, first, height, rows)) {
-        float *to = out + first * out_row;
-#define CASE(r)                                                                                      \
-    case r:                                                                                          \
-        sum_tile(r, lefts, count, first, left_row, depth, panel, bias, add_to, to, out_row);         \
-        break;
-        BY_ROWS(height, CASE)
-#undef CASE
-    }
-}
+PRODUCT(product_store, STORE)
+PRODUCT(product_add, ADD)
 
 /* ---- dense blocks, by Winograd's F(4, 3) along frequency: see ../../winograd.py ----
 
@@ -149,34 +120,34 @@ static void sum_of_products(
 enum { OUTPUTS = 4, PRODUCTS = 6 };
 #define A 0.625f
 #define B 1.5f
-#define DEPTH 256   /* of a product at most: its panel fits the first-level cache */
+#define DEPTH 256   /* places of a product at most: its panel fits the first-level cache */
 #define SOURCES 4   /* that a layer reads at most */
 
 typedef struct {
     int64_t channels, bins, dilation, sources;
-    const float *panels; /* (6, width / PANEL, sources * 2 * C, PANEL): of each source the older frame's first */
+    const float *panels; /* (6, width / PANEL, sources * 2 * places(C), PANEL): of each source the older frame's first */
 } DenseLayer;
 
 static int64_t tiles_of(int64_t bins) { return (bins + OUTPUTS - 1) / OUTPUTS; }
 
-/* row (4 tiles + 2, width), the first before bin 0 -> out (6, tiles, width) */
+/* row (4 tiles + 2, width), the first before bin 0 -> out (6, tiles, width), factors */
 static void transform(const float *row, int64_t tiles, int64_t width, float *out) {
     const vec aa = all(A * A), bb = all(B * B), a = all(A), b = all(B);
     const vec product = all(A * A * B * B), sum = all(A * A + B * B);
-    const int64_t plane = tiles * width;
-    for (int64_t tile = 0; tile < tiles; tile++, row += OUTPUTS * width, out += width)
+    const int64_t part = width / NUMBERS, plane = tiles * part;
+    for (int64_t tile = 0; tile < tiles; tile++, row += OUTPUTS * width, out += part)
         for (int64_t c = 0; c < width; c += WIDTH) {
             const float *at = row + c;
             const vec x0 = load(at), x1 = load(at + width), x2 = load(at + 2 * width);
             const vec x3 = load(at + 3 * width), x4 = load(at + 4 * width), x5 = load(at + 5 * width);
             const vec even_a = sub(x4, mul(bb, x2)), odd_a = mul(a, sub(x3, mul(bb, x1)));
             const vec even_b = sub(x4, mul(aa, x2)), odd_b = mul(b, sub(x3, mul(aa, x1)));
-            store(out + c, fma3(product, x0, sub(x4, mul(sum, x2))));
-            store(out + plane + c, add(even_a, odd_a));
-            store(out + 2 * plane + c, sub(even_a, odd_a));
-            store(out + 3 * plane + c, add(even_b, odd_b));
-            store(out + 4 * plane + c, sub(even_b, odd_b));
-            store(out + 5 * plane + c, fma3(product, x1, sub(x5, mul(sum, x3))));
+            store_factors(out, c, fma3(product, x0, sub(x4, mul(sum, x2))));
+            store_factors(out + plane, c, add(even_a, odd_a));
+            store_factors(out + 2 * plane, c, sub(even_a, odd_a));
+            store_factors(out + 3 * plane, c, add(even_b, odd_b));
+            store_factors(out + 4 * plane, c, sub(even_b, odd_b));
+            store_factors(out + 5 * plane, c, fma3(product, x1, sub(x5, mul(sum, x3))));
         }
 }
 
@@ -217,8 +188,8 @@ static void inverse(
 
 EXPORT int64_t NAME(dense_layer_floats)(const DenseLayer *layer) {
     const int64_t width = padded(layer->channels), tiles = tiles_of(layer->bins);
-    const int64_t kept = layer->sources * (layer->dilation + 1);
-    return width * ((kept + 2) * PRODUCTS * tiles + OUTPUTS * tiles + 2 + 3);
+    const int64_t kept = layer->sources * (layer->dilation + 1); /* and the zeros */
+    return width * ((kept + 1) * PRODUCTS * tiles / NUMBERS + PRODUCTS * tiles + OUTPUTS * tiles + 2 + 3);
 }
 
 /* Frames from start to stop of a layer, before its norm, to out (T, bins, width); their moments to moments.
@@ -229,12 +200,12 @@ EXPORT void NAME(dense_layer)(
     const DenseLayer *layer, const Rows *sources, int64_t start, int64_t stop, float *out, double *moments,
     float *scratch
 ) {
-    const int64_t channels = layer->channels, width = padded(channels), tiles = tiles_of(layer->bins);
-    const int64_t dilation = layer->dilation, kept = dilation + 1, transformed = PRODUCTS * tiles * width;
-    const int64_t depth = 2 * layer->sources * channels;
-    const int64_t together = DEPTH / channels > 2 ? DEPTH / channels / 2 * 2 : 2; /* left factors of a product */
+    const int64_t channels = layer->channels, width = padded(channels), part = width / NUMBERS;
+    const int64_t tiles = tiles_of(layer->bins), transformed = PRODUCTS * tiles * part;
+    const int64_t dilation = layer->dilation, kept = dilation + 1, depth = places(channels);
+    const int64_t together = DEPTH / depth > 2 ? DEPTH / depth / 2 * 2 : 2; /* left factors of a product */
     float *frames = scratch, *zeros = frames + layer->sources * kept * transformed;
-    float *products = zeros + transformed, *row = products + transformed;
+    float *products = zeros + transformed, *row = products + PRODUCTS * tiles * width;
     const int64_t row_floats = (OUTPUTS * tiles + 2) * width;
     const Moments counted = moments_in(moments, width, row + row_floats);
     memset(zeros, 0, transformed * sizeof(float));
@@ -249,17 +220,17 @@ EXPORT void NAME(dense_layer)(
             const float *lefts[2 * SOURCES];
             for (int64_t i = 0; i < layer->sources; i++) {
                 const float *of = frames + i * kept * transformed;
-                lefts[2 * i] = (t < dilation ? zeros : of + (t - dilation) % kept * transformed) + p * tiles * width;
-                lefts[2 * i + 1] = of + t % kept * transformed + p * tiles * width;
+                lefts[2 * i] = (t < dilation ? zeros : of + (t - dilation) % kept * transformed) + p * tiles * part;
+                lefts[2 * i + 1] = of + t % kept * transformed + p * tiles * part;
             }
             for (int64_t i = 0; i < 2 * layer->sources; i += together) {
                 const int64_t count = 2 * layer->sources - i < together ? 2 * layer->sources - i : together;
-                for (int64_t c = 0; c < width; c += PANEL)
-                    sum_of_products(
-                        lefts + i, count, tiles, width, channels,
-                        layer->panels + (p * width + c) * depth + i * channels * PANEL, NULL, i > 0,
-                        products + p * tiles * width + c, width
-                    );
+                const Lefts some = {lefts + i, count, channels, part, 1};
+                for (int64_t c = 0; c < width; c += PANEL) {
+                    const float *panel = layer->panels + ((p * width + c) * 2 * layer->sources + i * PANEL) * depth;
+                    float *to = products + p * tiles * width + c;
+                    (i ? product_add : product_store)(some, tiles, panel, NULL, to, width);
+                }
             }
         }
         inverse(products, layer->bins, width, out + t * layer->bins * width, &counted, t == start);
@@ -270,7 +241,7 @@ EXPORT void NAME(dense_layer)(
 
 typedef struct {
     int64_t channels, bins, stride, outputs; /* bins that are read; outputs: (width,) so many times side by side */
-    const float *panels;                     /* (outputs * width / PANEL, 3 * C, PANEL) */
+    const float *panels;                     /* (outputs * width / PANEL, 3 * places(C), PANEL) */
     const float *bias;                       /* (outputs * width,) or NULL */
 } Conv;
 
@@ -289,15 +260,18 @@ EXPORT void NAME(conv)(
     const int64_t bins = bins_out(conv), all_bins = bins * conv->outputs;
     float *row = scratch, *made = row + (conv->bins + 2) * width;
     const Moments counted = moments_in(moments, width, made + bins * columns);
-    memset(row, 0, width * sizeof(float));
+    const int64_t part = width / NUMBERS;
+    const float *const taps[3] = {row, row + part, row + 2 * part};
+    const Lefts lefts = {taps, 3, channels, conv->stride * part, 1};
     memset(row + (conv->bins + 1) * width, 0, width * sizeof(float));
-    const float *lefts[3] = {row, row + width, row + 2 * width};
     for (int64_t t = start; t < stop; t++) {
+        memset(row, 0, width * sizeof(float));
         read_row(source, t, conv->bins, width, row + width);
+        if (NUMBERS > 1) to_factors(row, (conv->bins + 2) * width, row);
         for (int64_t c = 0; c < columns; c += PANEL)
-            sum_of_products(
-                lefts, 3, bins, conv->stride * width, channels, conv->panels + c * 3 * channels,
-                conv->bias ? conv->bias + c : NULL, 0, made + c, columns
+            product_store(
+                lefts, bins, conv->panels + c * 3 * places(channels), conv->bias ? conv->bias + c : NULL, made + c,
+                columns
             );
         if (t == start) memcpy(counted.near, made, width * sizeof(float));
         for (int64_t f = 0; f < all_bins; f++) {
@@ -333,7 +307,8 @@ EXPORT void NAME(heads)(
     float *made = scratch + bins * width;
     for (int64_t t = start; t < stop; t++) {
         read_row(source, t, bins, width, scratch);
-        linear_store(matrix, rows_of(scratch, width), bins, made, PANEL);
+        if (NUMBERS > 1) to_factors(scratch, bins * width, scratch);
+        linear_store(matrix, rows_of(scratch, width / NUMBERS), bins, made, PANEL);
         for (int64_t i = 0; i < heads; i++)
             for (int64_t f = 0; f + 1 < bins; f++)
                 outs[i][f * frames + t] = made[f * PANEL + 2 * i] + made[(f + 1) * PANEL + 2 * i + 1] + biases[i];

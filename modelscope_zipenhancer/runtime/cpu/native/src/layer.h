@@ -30,7 +30,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    float *origin, *tokens, *weights, *norms;                 /* of all the layer */
+    float *origin, *tokens, *weights, *norms, *factors;       /* of all the layer; factors: the tokens again */
     float *projected, *queries, *positional;                  /* of its attention scores */
     float *gate, *output, *attended;                          /* of gated attention */
     float *values, *values_attended;                          /* of attention */
@@ -52,6 +52,7 @@ static int64_t lay_out(const Layer *layer, int64_t length, float *base, Memory *
     PLACE(tokens, length * width);
     PLACE(weights, heads * lanes * length);
     PLACE(norms, heads * lanes);
+    PLACE(factors, NUMBERS > 1 ? length * width / NUMBERS : 0);
     const int64_t shared = at; /* what follows is of one module each, all in the same place */
 #define BEGIN (end = at > end ? at : end, at = shared)
     PLACE(projected, length * layer->scores.columns);
@@ -66,9 +67,9 @@ static int64_t lay_out(const Layer *layer, int64_t length, float *base, Memory *
     PLACE(values_attended, values * lanes);
     BEGIN;
     PLACE(gated, (length + layer->kernel + DEPTHWISE_ROWS) * width);
-    PLACE(activated, (BLOCK + DEPTHWISE_ROWS) * width);
+    PLACE(activated, (BLOCK + DEPTHWISE_ROWS) * width / NUMBERS);
     BEGIN;
-    PLACE(hidden, BLOCK * hidden);
+    PLACE(hidden, BLOCK * hidden / NUMBERS);
     BEGIN;
 #undef PLACE
 #undef BEGIN
@@ -89,6 +90,25 @@ static void to_strips(
     }
 }
 
+/* Some tokens as a left factor. */
+static Left factors_of(const Memory *memory, int64_t row, int64_t rows, int64_t width) {
+    if (NUMBERS == 1) return rows_of(memory->tokens + row * width, width);
+    to_factors(memory->tokens + row * width, rows * width, memory->factors);
+    return rows_of(memory->factors, width / NUMBERS);
+}
+
+/* x (depth, lanes), in place, as a left factor (lanes, depth) */
+static Left transposed(float *x, int64_t depth, int64_t lanes) {
+    const Left left = {x, 1, lanes};
+    for (int64_t d = 0; NUMBERS > 1 && d < depth; d += NUMBERS)
+        for (int64_t i = 0; i < lanes; i += WIDTH) {
+            const float *first = x + d * lanes + i;
+            const vec second = d + 1 < depth ? load(first + lanes) : all(0.0f);
+            store(x + d / NUMBERS * lanes + i, paired(load(first), second));
+        }
+    return left;
+}
+
 enum { EXP2, EXP2_SHIFTED, MAXIMUM };
 
 /* Scores of some keys by a strip of queries, in log2: 2 to their power, and the sums of that, or their maxima. */
@@ -103,7 +123,7 @@ INLINE void score_tile(
         UNROLL
         for (int v = 0; v < VECTORS; v++) acc[r][v] = all(0.0f);
     }
-    multiply(keys, acc, key, query, queries);
+    multiply(keys, 0, acc, key, query, queries);
     for (int64_t d = 0; d < positional_depth; d++) {
         UNROLL
         for (int v = 0; v < VECTORS; v++) {
@@ -176,7 +196,8 @@ static void attention_weights(
 ) {
     const int64_t query = layer->query, positional = layer->positional, columns = layer->scores.columns;
     const int64_t heads = layer->heads, lanes = padded(length);
-    linear_store(&layer->scores, rows_of(memory->tokens, padded(layer->channels)), length, memory->projected, columns);
+    const Left tokens = factors_of(memory, 0, length, padded(layer->channels));
+    linear_store(&layer->scores, tokens, length, memory->projected, columns);
     const float *keys = memory->projected + heads * query;
     for (int64_t head = 0; head < heads; head++) {
         float *queries = memory->queries + head * query * lanes;
@@ -212,7 +233,7 @@ INLINE void attend_tile(
         UNROLL
         for (int v = 0; v < VECTORS; v++) acc[r][v] = all(0.0f);
     }
-    multiply(rows, acc, values, length, weights);
+    multiply(rows, 0, acc, values, length, weights);
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
@@ -245,15 +266,14 @@ static void attend(
 
 static void feed_forward(const FeedForward *module, const Memory *memory, int64_t length, int64_t width) {
     for (int64_t row = 0; row < length; row += BLOCK) {
-        const int64_t rows = length - row < BLOCK ? length - row : BLOCK, columns = module->in.columns;
-        float *tokens = memory->tokens + row * width;
-        linear_swoosh(&module->in, rows_of(tokens, width), rows, memory->hidden, columns);
-        linear_add(&module->out, rows_of(memory->hidden, columns), rows, tokens, width);
+        const int64_t rows = length - row < BLOCK ? length - row : BLOCK, columns = module->in.columns / NUMBERS;
+        linear_swoosh(&module->in, factors_of(memory, row, rows, width), rows, memory->hidden, columns);
+        linear_add(&module->out, rows_of(memory->hidden, columns), rows, memory->tokens + row * width, width);
     }
 }
 
 static void gated_attention(const Layer *layer, const Memory *memory, int64_t length, int64_t width) {
-    const Left tokens = rows_of(memory->tokens, width);
+    const Left tokens = factors_of(memory, 0, length, width);
     const int64_t columns = padded(layer->gated), lanes = padded(length);
     linear_store(&layer->gated_gate, tokens, length, memory->gate, columns);
     linear_tanh(&layer->gated_value, tokens, length, memory->gate, columns);
@@ -262,7 +282,7 @@ static void gated_attention(const Layer *layer, const Memory *memory, int64_t le
     for (int64_t d = 0; d < layer->gated; d++)
         for (int64_t i = 0; i < length; i++)
             memory->attended[d * lanes + i] *= memory->output[i * columns + d];
-    const Left attended = {memory->attended, 1, lanes};
+    const Left attended = transposed(memory->attended, layer->gated, lanes);
     linear_add(&layer->gated_out, attended, length, memory->tokens, width);
 }
 
@@ -270,16 +290,16 @@ static void attention(
     const Layer *layer, const Attention *module, const Memory *memory, int64_t length, int64_t width
 ) {
     const int64_t columns = module->value.columns, lanes = padded(length), value = layer->value;
-    linear_store(&module->value, rows_of(memory->tokens, width), length, memory->values, columns);
+    linear_store(&module->value, factors_of(memory, 0, length, width), length, memory->values, columns);
     for (int64_t head = 0; head < layer->heads; head++) {
         float *out = memory->values_attended + head * value * lanes;
         attend(memory, length, head, memory->values + head * value, columns, value, out);
     }
-    const Left attended = {memory->values_attended, 1, lanes};
+    const Left attended = transposed(memory->values_attended, layer->heads * value, lanes);
     linear_add(&module->out, attended, length, memory->tokens, width);
 }
 
-/* out (DEPTHWISE_ROWS, width) = swoosh2 of the depthwise convolution of x (that and kernel - 1 more, width) */
+/* out (DEPTHWISE_ROWS, width), factors, = swoosh2 of the depthwise convolution of x (that and kernel - 1 more, width) */
 static void depthwise(const Convolution *module, int64_t kernel, const float *x, int64_t width, float *out) {
     for (int64_t c = 0; c < width; c += WIDTH) {
         vec acc[DEPTHWISE_ROWS];
@@ -292,15 +312,15 @@ static void depthwise(const Convolution *module, int64_t kernel, const float *x,
                 acc[r] = fma3(tap, load(x + (k + r) * width + c), acc[r]);
         }
         UNROLL
-        for (int r = 0; r < DEPTHWISE_ROWS; r++) store(out + r * width + c, swoosh2(acc[r]));
+        for (int r = 0; r < DEPTHWISE_ROWS; r++) store_factors(out + r * width / NUMBERS, c, swoosh2(acc[r]));
     }
 }
 
 static void convolution(
     const Layer *layer, const Convolution *module, const Memory *memory, int64_t length, int64_t width
 ) {
-    const Left tokens = rows_of(memory->tokens, width);
-    const int64_t around = layer->kernel / 2;
+    const Left tokens = factors_of(memory, 0, length, width);
+    const int64_t part = width / NUMBERS, around = layer->kernel / 2;
     float *x = memory->gated + around * width;
     memset(memory->gated, 0, around * width * sizeof(float));
     memset(x + length * width, 0, (around + DEPTHWISE_ROWS) * width * sizeof(float));
@@ -309,8 +329,8 @@ static void convolution(
     for (int64_t row = 0; row < length; row += BLOCK) {
         const int64_t rows = length - row < BLOCK ? length - row : BLOCK;
         for (int64_t i = 0; i < rows; i += DEPTHWISE_ROWS)
-            depthwise(module, layer->kernel, memory->gated + (row + i) * width, width, memory->activated + i * width);
-        linear_add(&module->out, rows_of(memory->activated, width), rows, memory->tokens + row * width, width);
+            depthwise(module, layer->kernel, memory->gated + (row + i) * width, width, memory->activated + i * part);
+        linear_add(&module->out, rows_of(memory->activated, part), rows, memory->tokens + row * width, width);
     }
 }
 

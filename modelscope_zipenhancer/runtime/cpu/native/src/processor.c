@@ -11,7 +11,7 @@
 #endif
 
 /* Raised with each change of what Python hands over: library.py refuses what was compiled before it. */
-EXPORT int zipenhancer_interface(void) { return 3; }
+EXPORT int zipenhancer_interface(void) { return 4; }
 
 /* Names of the variants that this processor runs, the best first. Registers that the system doesn't save count as
    absent. avx512.c needs no more than F, but what has only that (Xeon Phi) is served by avx2. */
@@ -32,6 +32,9 @@ EXPORT const char *zipenhancer_variants(void) {
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
+#if defined(__clang__) || __GNUC__ >= 10 /* as in avx512bf16.c */
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) return "avx512 avx2 avx512bf16";
 #endif
     return avx512 ? "avx512 avx2" : avx2 ? "avx2" : "";
 #else

@@ -100,8 +100,35 @@ INLINE vec max(vec a, vec b) { return choose(a > b, a, b); }
 #define power_of_two(x) ((vec)(((bits)(x) + 127) << 23))
 #endif
 
+/* What products take: floats, or (SIMD_BF16) bfloat16, two in the place of a float. Sums are of floats in any case. */
+#if defined(SIMD_BF16)
+#define NUMBERS 2 /* in a float's place */
+INLINE vec multiply_add(const float *x, vec y, vec sum) { /* of integers, which the compiler leaves in memory */
+    int32_t numbers;
+    memcpy(&numbers, x, sizeof numbers);
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(y), (__m512bh)_mm512_set1_epi32(numbers));
+}
+INLINE __m256i rounded(vec x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+INLINE void store_factors(float *row, int64_t c, vec x) { _mm256_storeu_si256((__m256i *)(row + c / 2), rounded(x)); }
+INLINE vec paired(vec first, vec second) {
+    const __m512i low = _mm512_cvtepu16_epi32(rounded(first)), high = _mm512_cvtepu16_epi32(rounded(second));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+#else
+#define NUMBERS 1
+#define multiply_add(x, y, sum) fma3(all(*(x)), y, sum)
+INLINE void store_factors(float *row, int64_t c, vec x) { store(row + c, x); }
+INLINE vec paired(vec first, vec second) { return (void)second, first; }
+#endif
+
 #define PANEL 16               /* columns of a matrix that lie together */
 #define VECTORS (PANEL / WIDTH) /* of a row of a panel */
 #define FLOATS_OF_A_LINE 16     /* of the cache */
 
 INLINE int64_t padded(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+INLINE int64_t places(int64_t numbers) { return (numbers + NUMBERS - 1) / NUMBERS; }
+
+/* x as what products take, to out, which may be where x is; count: a multiple of WIDTH */
+INLINE void to_factors(const float *x, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; i += WIDTH) store_factors(out, i, load(x + i));
+}
