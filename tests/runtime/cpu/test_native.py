@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
+from modelscope_zipenhancer.runtime.cpu.native import convolution
 from modelscope_zipenhancer.runtime.cpu.native import library as native
+from modelscope_zipenhancer.runtime.cpu.native.layer import _Layer as Layer
 
 SOURCES = ROOT / "modelscope_zipenhancer" / "runtime" / "cpu" / "native" / "src"
 COMPILER = shutil.which("gcc") or shutil.which("clang")
@@ -48,7 +51,7 @@ def skip_unless_it_runs(variant: str) -> native.Library:
     return found._replace(variant=variant)
 
 
-@pytest.fixture(scope="module", params=["avx2", "avx512", "neon", "plain, 4", "plain, 16"])
+@pytest.fixture(scope="module", params=["avx2", "avx512", "avx512bf16", "neon", "plain, 4", "plain, 16"])
 def variant(request, tmp_path_factory) -> native.Library:
     """Each variant's functions; the plain one's in the widths of other machines."""
     kind, _, width = request.param.partition(", ")
@@ -114,8 +117,128 @@ def test_a_function_has_its_limits_and_keeps_nan(variant, name):
         assert high == highest == up == 1 and low == lowest == down == 0
 
 
+def numbers(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(2).uniform(-scale, scale, shape).astype(np.float32))
+
+
+def padded_rows(x: torch.Tensor) -> torch.Tensor:
+    """As native.rows, in a place that is no multiple of a register's width."""
+    wide = native.rows(x)
+    return torch.cat([torch.empty(1), wide.flatten()])[1:].view_as(wide)
+
+
+MODES = {  # what follows a product y, where z is before
+    "store": lambda y, z: y,
+    "add": lambda y, z: y + z,
+    "swoosh": lambda y, z: torch.from_numpy(softplus2(y.numpy())) - 0.08 * y,
+    "sigmoid": lambda y, z: y / (1 + torch.exp2(-z)),
+    "tanh": lambda y, z: y * -torch.tanh(z * np.log(2) / 2),
+}
+
+
+def linear(variant, mode: str, x, weight, bias, out) -> torch.Tensor:
+    """x (rows, depth), weight (depth, columns), bias (columns,), out (rows, columns) -> out."""
+    x, out, bias, panels = padded_rows(x), padded_rows(out), native.rows(bias), variant.panels(weight)
+    matrix = native.Matrix(panels.data_ptr(), bias.data_ptr(), len(weight), out.shape[1])
+    function = variant.function("linear", None, *[native.Pointer] + [native.Int, native.Pointer] * 2)
+    function(ctypes.byref(matrix), list(MODES).index(mode), x.data_ptr(), len(x), out.data_ptr())
+    if mode == "swoosh":
+        out = out.view(-1).view(variant.dtype)[: out.numel()].view_as(out)
+    return out[:, : weight.shape[1]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_product_and_what_follows_it_are_within_a_millionth_of_float64(variant, mode):
+    for rows in range(1, 101):
+        depth, columns = rows % 35 + 1, rows % 21 + 1
+        x, weight = numbers(rows, depth), numbers(depth, columns)
+        bias, out = numbers(columns, scale=3), numbers(rows, columns, scale=20)
+        found = linear(variant, mode, x, weight, bias, out).double()
+        x, weight = (part.to(variant.dtype).double() for part in (x, weight))
+        expected = MODES[mode](x @ weight + bias.double(), out.double())
+        size = x.abs() @ weight.abs() + bias.abs() + out.abs() * (mode == "add")
+        rounding = 2**-8 if mode == "swoosh" and variant.dtype == torch.bfloat16 else 0  # of the result
+        assert ((found - expected).abs() < 1e-6 * size + rounding * expected.abs()).all()
+
+
+@pytest.mark.parametrize("mode", ["sigmoid", "tanh"])
+def test_a_gate_takes_any_number_and_keeps_nan(variant, mode):
+    special = [0.0, -0.0, 1e-45, -1e-40, 1e-30, 1.0, -3.0, 100.0, -120.0, 1e30, -3e38]
+    y, z = (x.flatten() for x in torch.meshgrid(*[torch.tensor(special)] * 2, indexing="ij"))
+
+    def gated(y, z):
+        return linear(variant, mode, torch.zeros(1, 1), torch.zeros(1, len(y)), y, z[None])[0]
+
+    expected = MODES[mode](y.double(), z.double())
+    # tanh is 1 - 2 sigmoid: its error is one of 1
+    size = expected.abs() if mode == "sigmoid" else y.double().abs()
+    assert ((gated(y, z) - expected).abs() <= 1e-6 * size + 1e-37).all()
+    nan = torch.full_like(y, torch.nan)
+    assert gated(nan, z).isnan().all() and gated(y, nan).isnan().all()
+
+
+@pytest.mark.parametrize("channels", [1, 10, 64, 100])
+def test_bias_norm_and_its_bypass_are_within_a_millionth_of_float64(variant, channels):
+    length = 40
+    tokens, origin = numbers(length, channels), numbers(length, channels).flip(0)
+    tokens *= torch.logspace(-15, 15, length)[:, None]  # squares from 1e-30 to 1e30
+    tokens[5] = 0
+    tokens[7, -1] = torch.nan
+    offset, bias, bypass = numbers(3, channels).flip(1)
+    rows = [padded_rows(x) for x in (tokens, origin, offset, bias, bypass)]
+    names = dict(zip(("offset", "norm_bias", "out_bypass"), (x.data_ptr() for x in rows[2:])))
+    layer = Layer(channels=channels, norm_scale=1.7, **names)
+    function = variant.function("bias_norm", None, *[native.Pointer] * 3, native.Int)
+    function(ctypes.byref(layer), rows[0].data_ptr(), rows[1].data_ptr(), length)
+    found = rows[0][:, :channels]
+    x, origin, bypass = tokens.double() + offset.double(), origin.double(), bypass.double()
+    normed = x * 1.7 / (x - bias.double()).norm(dim=1, keepdim=True)
+    size = origin.abs() + normed.abs() + 1
+    error = (found - torch.lerp(origin, normed, bypass)).abs() / size
+    assert found[7].isnan().all() and not error[7].isfinite().any()
+    assert np.delete(error.numpy(), 7, 0).max() < 1e-6
+
+
+@pytest.mark.parametrize("channels", [10, 16, 33])
+def test_an_instance_norm_and_prelu_are_within_a_millionth_of_float64(variant, channels):
+    functions = convolution.Functions(variant)
+    weight, bias, slope = numbers(3, channels).double()
+    for bins in range(1, 101):
+        x = numbers(3, bins, channels) * torch.logspace(-10, 10, channels)
+        x[:, :, 1] = 5.0  # no variance
+        parts = []
+        for part in x[:1].double(), x[1:].double():
+            part, pivot = part.flatten(0, 1), part[0, 0]
+            moments = pivot, (part - pivot).sum(0), (part - pivot).square().sum(0)
+            padding = torch.zeros(native.padded(channels) - channels).double()
+            parts += [torch.tensor([len(part)]).double(), *(z for m in moments for z in (m, padding))]
+        moments, scale, shift = torch.cat(parts), native.rows(weight), native.rows(weight)
+        pointers = [z.data_ptr() for z in (weight, bias)]
+        functions.norm(moments.data_ptr(), 2, channels, *pointers, 1e-5, scale.data_ptr(), shift.data_ptr())
+        read, out = convolution.Rows(x, (scale, shift, native.rows(slope))), torch.empty_like(x)
+        scratch = torch.empty(bins * native.padded(channels))
+        functions.settle(read.pointer, 0, 3, bins, channels, out.data_ptr(), scratch.data_ptr())
+        y = torch.nn.functional.instance_norm(x.double().permute(2, 0, 1)[None], None, None, weight, bias)
+        expected = torch.nn.functional.prelu(y, slope)[0].permute(1, 2, 0)
+        size = (x.double() * scale[:channels]).abs() + shift[:channels].abs() + 1e-30
+        assert ((out - expected).abs() / size).max() < 1e-6
+
+
+def test_an_instance_norm_keeps_nan_in_its_channel(variant):
+    moments = torch.ones(1 + 3 * native.PANEL).double()
+    moments[1 + 2 * native.PANEL + 3] = torch.nan
+    ones, scale, shift = (
+        torch.ones(native.PANEL).double(),
+        torch.zeros(native.PANEL),
+        torch.zeros(native.PANEL),
+    )
+    pointers = [x.data_ptr() for x in (moments, ones, ones, scale, shift)]
+    convolution.Functions(variant).norm(pointers[0], 1, native.PANEL, *pointers[1:3], 1e-5, *pointers[3:])
+    assert scale.isnan().nonzero().tolist() == shift.isnan().nonzero().tolist() == [[3]]
+
+
 @needs_compiler
-@pytest.mark.parametrize("source", ["avx2", "avx512", "neon", "plain"])
+@pytest.mark.parametrize("source", ["avx2", "avx512", "avx512bf16", "neon", "plain"])
 def test_no_sanitizer_finds_a_fault(tmp_path, source):
     options = ["-DWIDTH=16"] if source == "plain" else []
     if source != "plain":

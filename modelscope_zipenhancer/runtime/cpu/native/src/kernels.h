@@ -26,3 +26,18 @@ ELEMENTWISE(exp2, exp2_of)
 ELEMENTWISE(softplus2, softplus2)
 ELEMENTWISE(swoosh2, swoosh2)
 ELEMENTWISE(sigmoid2, sigmoid2)
+
+/* out (rows, columns), of factors after SWOOSH, = mode of x (rows, padded(depth)), which it spoils */
+EXPORT void NAME(linear)(const Matrix *matrix, int64_t mode, float *x, int64_t rows, float *out) {
+    void (*const modes[])(const Matrix *, Left, int64_t, float *, ptrdiff_t) = {
+        linear_store, linear_add, linear_swoosh, linear_sigmoid, linear_tanh};
+    const int64_t width = padded(matrix->depth), columns = matrix->columns;
+    to_factors(x, rows * width, x);
+    modes[mode](matrix, rows_of(x, width / NUMBERS), rows, out, mode == SWOOSH ? columns / NUMBERS : columns);
+}
+
+/* norm_and_bypass of tokens (length, width), in place */
+EXPORT void NAME(bias_norm)(const Layer *layer, float *tokens, float *origin, int64_t length) {
+    const Memory memory = {.tokens = tokens, .origin = origin};
+    norm_and_bypass(layer, &memory, length, padded(layer->channels));
+}
