@@ -7,7 +7,7 @@ import re
 import signal
 
 from ..errors import OptionError
-from .enhance import add_sound_and_model, options
+from .enhance import add_sound_and_model, check, options
 from .output import EXIT_CODES, complain, say, speed
 
 EXAMPLES = """examples:
@@ -69,11 +69,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
-    from ..enhance.enhancer import check_options
-
-    check_options(args.sample_rate, args.strength, args.bandwidth)
-    if args.jobs is not None and args.jobs < 1:
-        raise OptionError(f"--jobs {args.jobs}: 1 or more")
+    check(args)
     if args.retries < 0 or not args.patience > 0:
         raise OptionError(f"--retries {args.retries} --patience {args.patience}: 0 or more, and more than 0")
 

@@ -91,11 +91,7 @@ def add_sound_and_model(parser) -> None:
 
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
-    from ..enhance.enhancer import check_options
-
-    check_options(args.sample_rate, args.strength, args.bandwidth)
-    if args.jobs is not None and args.jobs < 1:
-        raise OptionError(f"--jobs {args.jobs}: 1 or more")
+    check(args)
     if args.report:
         check_folder(args.report)
     if "-" in args.input or args.output == "-":
@@ -146,6 +142,15 @@ def run(args) -> int:
     if args.report:
         write_report(args.report, summary, args.model, args.backend, options(args))
     return summarize(summary, args.model, single)
+
+
+def check(args) -> None:
+    """OptionError if an option is out of range."""
+    from ..enhance.enhancer import check_options
+
+    check_options(args.sample_rate, args.strength, args.bandwidth)
+    if args.jobs is not None and args.jobs < 1:
+        raise OptionError(f"--jobs {args.jobs}: 1 or more")
 
 
 def options(args) -> dict:
