@@ -15,7 +15,6 @@ from ..errors import OptionError
 from ..names import SAMPLE_RATE
 from ..network.pretrained import find_model
 from ..runtime.backend import Backend, load_backend, preferred_batch_size
-from ..workers import ahead
 from . import overlap_add
 from .attenuation import check_strength, limited
 from .grid import AHEAD_MS, CHUNK_MS, PAST_MS, stream_grid
@@ -182,6 +181,8 @@ class Enhancer:
         """
         if self.recordings_at_once == 1:
             return (self(source, sample_rate, **options) for source in sources)
+        from ..workers import ahead  # multiprocessing would be 10 ms of every cold start
+
         return ahead(lambda source: self(source, sample_rate, **options), sources, self.recordings_at_once)
 
     def map_batch(
