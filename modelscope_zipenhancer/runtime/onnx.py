@@ -80,8 +80,8 @@ class OnnxBackend:
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        # Threads that wait for each other in a loop take twice the time where other programs run. 20 us of it are
-        # a tenth less on a quiet machine and cost nothing on a busy one.
+        # Threads that wait for each other in a loop take twice the time where other programs run. 20 us of
+        # it are a tenth less on a quiet machine and cost nothing on a busy one.
         if tuple(map(int, runtime.__version__.split(".")[:2])) >= (1, 32):
             options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         else:
