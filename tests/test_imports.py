@@ -51,6 +51,7 @@ SPECIAL = {
     "runtime.onnx_graph": {"numpy", "torch", "onnx", "network"},
     "web.demo": {"numpy", "gradio", "starlette", "audio", "enhance"},
     "web.picture": {"numpy", "PIL", "audio", "evaluate.spectrogram"},
+    "web.theme": {"gradio"},
     "train.validate": {*TABLE["train"], "enhance", "runtime"},
     "train.__main__": {"cli"},  # `python -m modelscope_zipenhancer.train`, for torchrun
 }

@@ -25,6 +25,7 @@ from ..enhance.enhancer import Enhancer
 from ..errors import AudioError, CheckpointError, ConfigError, LimitError, ModelNotFoundError
 from .limits import LimitedBodies, Limits
 from .picture import clock, figures
+from .theme import make_theme
 from .words import is_chinese, text, translations
 
 logger = logging.getLogger(__name__)
@@ -35,54 +36,6 @@ WITHOUT_LIMIT = 40  # dB, the end of the slider of strength
 WAITING = 16  # visitors in the queue, besides those whose recordings are worked on
 KEEP_SECONDS = 3600  # that recordings stay on the server
 FRAME_SECONDS = 0.05  # of the frames whose quietest tenth is the background
-
-# Of the theme; gradio's own greys and its teal behind white are too pale to read (WCAG's 4.5 : 1)
-COLOURS = {
-    "body_background_fill": "#fbfaf8",
-    "body_background_fill_dark": "#14171a",
-    "body_text_color": "#1d2126",
-    "body_text_color_dark": "#e8eaec",
-    "body_text_color_subdued": "#5b636d",
-    "body_text_color_subdued_dark": "#a2abb4",
-    "block_background_fill": "#ffffff",
-    "block_background_fill_dark": "#1c2024",
-    "block_info_text_color": "#5b636d",
-    "block_info_text_color_dark": "#a2abb4",
-    "block_label_text_color": "#5b636d",
-    "block_label_text_color_dark": "#a2abb4",
-    "block_title_text_color": "#1d2126",
-    "block_title_text_color_dark": "#e8eaec",
-    "border_color_primary": "#d5d8dc",
-    "border_color_primary_dark": "#3a4148",
-    "color_accent": "#0b6a63",
-    "slider_color": "#0b6a63",
-    "slider_color_dark": "#5fd0c1",
-    "button_primary_background_fill": "#0b6a63",
-    "button_primary_background_fill_hover": "#0a5650",
-    "button_primary_background_fill_dark": "#5fd0c1",
-    "button_primary_background_fill_hover_dark": "#8be0d4",
-    "button_primary_text_color": "#ffffff",
-    "button_primary_text_color_dark": "#06201d",
-    "button_secondary_background_fill": "#ffffff",
-    "button_secondary_background_fill_dark": "#1c2024",
-    "button_secondary_border_color": "#d5d8dc",
-    "button_secondary_border_color_dark": "#3a4148",
-    "button_cancel_background_fill": "#ffffff",
-    "button_cancel_background_fill_dark": "#1c2024",
-    "button_cancel_text_color": "#9b1c1c",
-    "button_cancel_text_color_dark": "#ffb4ab",
-    "button_cancel_border_color": "#9b1c1c",
-    "button_cancel_border_color_dark": "#ffb4ab",
-    "button_border_width": "1px",
-    "checkbox_background_color_selected": "#0b6a63",
-    "checkbox_background_color_selected_dark": "#5fd0c1",
-    "checkbox_border_color_selected": "#0b6a63",
-    "checkbox_border_color_selected_dark": "#5fd0c1",
-    "input_background_fill": "#ffffff",
-    "input_background_fill_dark": "#14171a",
-    "checkbox_label_background_fill_selected": "#e3f1ef",
-    "checkbox_label_background_fill_selected_dark": "#16332f",
-}
 
 
 class Stopped(Exception):
@@ -487,10 +440,6 @@ def launch(page: Any, host: str, port: int, policy: Policy = SERVED) -> str:
     from starlette.middleware import Middleware
 
     limits = limits_of(policy)
-    font = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
-    theme = gr.themes.Base(
-        primary_hue="teal", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"]
-    ).set(**COLOURS)
     languages = (("en", False), ("zh-CN", True))
     too_large = {key: text("too_large", chinese, name="{name}", **limits) for key, chinese in languages}
     script = (FOLDER / "demo.js").read_text(encoding="utf-8")
@@ -505,7 +454,7 @@ def launch(page: Any, host: str, port: int, policy: Policy = SERVED) -> str:
         max_file_size=policy.max_bytes,
         footer_links=[],
         i18n=gr.I18n(**translations(**limits)),
-        theme=theme,
+        theme=make_theme(),
         css_paths=FOLDER / "demo.css",
         js=script,
         app_kwargs={"middleware": [Middleware(NoFetching), Middleware(LimitedBodies, Limits(policy=policy))]},
