@@ -76,7 +76,7 @@ def load(
     if isinstance(source, str):
         text = source.strip()
         if re.match(r"https?://", text, re.IGNORECASE):
-            from .fetch import fetch  # HTTP and TLS are a tenth of a cold start
+            from .fetch import fetch  # HTTP and TLS would be part of every cold start
 
             return _decode(io.BytesIO(fetch(text, policy)), name, strict, policy)
         data = bytes_in(source)
