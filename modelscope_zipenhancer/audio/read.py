@@ -14,7 +14,8 @@ import soundfile
 
 from ..errors import AudioError, AudioNotFoundError, ForbiddenError
 from ..names import SAMPLE_RATE
-from .decode import HEAD, blocks_of, container_of, decode
+from .decode import blocks_of, decode
+from .headers import HEAD, container_of
 from .objects import Waveform, unwrapped
 from .policy import OPEN, Policy, shortened
 from .samples import Recording, Samples, check_finite, check_level, to_float32

@@ -18,7 +18,7 @@ from ..names import MODEL_TYPE, SAMPLE_RATE, WEIGHTS_FILE
 from ..network.checkpoint import load_model
 from ..network.spectrum import denoise
 from ..network.zipenhancer import ZipEnhancer
-from .onnx import OnnxBackend
+from .onnx import PRODUCER, OnnxBackend
 
 FORMS = ("waveform", "card")
 PRECISIONS = ("fp32", "fp16")
@@ -84,7 +84,7 @@ def export_onnx(
         _store_in_half(graph)
     proto = onnx.helper.make_model(
         graph,
-        producer_name="modelscope_zipenhancer",
+        producer_name=PRODUCER,
         producer_version=__version__,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from recordings import SECONDS, by_av, by_soundfile, samples_of, speech
 
-from modelscope_zipenhancer.audio.decode import CONTAINERS, container_of
+from modelscope_zipenhancer.audio.headers import CONTAINERS, container_of
 from modelscope_zipenhancer.audio.policy import Policy
 from modelscope_zipenhancer.audio.read import load
 from modelscope_zipenhancer.errors import AudioError, LimitError

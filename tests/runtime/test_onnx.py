@@ -98,6 +98,13 @@ def test_the_cards_graph_with_the_signal_in_numpy_is_that_of_torch(card_dir, sma
     assert snr(expected(x, gain), backend(x, gain)) > 60
 
 
+def test_optimizers_that_are_left_out_would_change_nothing(small_dir, speech, monkeypatch):
+    few = load_backend("onnx", small_dir, threads=1)
+    monkeypatch.setattr(onnx_backend, "IDLE_OPTIMIZERS", [])
+    every = load_backend("onnx", small_dir, threads=1)
+    assert snr(every(speech[None]), few(speech[None])) > 80
+
+
 def test_of_two_graphs_the_one_from_waveform_to_waveform_runs(small_dir, card_dir, tmp_path):
     shutil.copytree(small_dir, tmp_path / "both")
     shutil.copy(card_dir / "onnx_model.onnx", tmp_path / "both")
