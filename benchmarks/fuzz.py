@@ -20,6 +20,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -88,8 +89,13 @@ def turn(args: argparse.Namespace, name: str, inputs: int, rounds: int) -> tuple
     again = len(list(corpus.iterdir()))  # is run first, and isn't counted twice
     command = [sys.executable, __file__, "--child", name, "--out", args.out, "--growth", args.growth]
     command += ["--inputs", inputs + again, "--seed", args.seed + rounds]
-    with open(args.out / f"{name}.log", "a") as log:
-        done = subprocess.run([str(x) for x in command], stdout=log, stderr=log, timeout=TURN * 10)
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as folder,  # also where a child is killed
+        open(args.out / f"{name}.log", "a") as log,
+    ):
+        env = os.environ | {"TMPDIR": folder}
+        done = subprocess.run([str(x) for x in command], stdout=log, stderr=log, timeout=TURN * 10, env=env)
     count, length = STATE.unpack_from(data := state.read_bytes())
     if done.returncode:
         keep(args.out, name, data[STATE.size : STATE.size + length], f"crash {done.returncode}", "")

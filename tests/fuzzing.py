@@ -8,7 +8,6 @@ import base64
 import functools
 import io
 import json
-import os
 import random
 import shutil
 import struct
@@ -340,8 +339,7 @@ def _pipeline() -> Callable:
 
 @functools.cache
 def _folder() -> Path:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = tempfile.mkdtemp(prefix="fuzzing-", dir=memory)
+    folder = tempfile.mkdtemp(prefix="fuzzing-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
