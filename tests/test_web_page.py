@@ -28,6 +28,9 @@ pytest.importorskip("playwright.sync_api")
 @pytest.fixture(scope="module")
 def site():
     """The address where serve.py serves the page."""
+    bundled = ROOT / "modelscope_zipenhancer" / "models" / "tiny" / "model.onnx"
+    copied = (WEB / "vendor" / "model.onnx").read_bytes()
+    assert copied == bundled.read_bytes(), "examples/web/vendor has other weights: npm install there again"
     command = [sys.executable, str(WEB / "serve.py"), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         yield server.stdout.readline().split()[0]
