@@ -1,0 +1,56 @@
+"""What a model does to clean speech, and to noise alone: the table in docs/evaluation.md.
+
+    python benchmarks/clean_and_noise.py SIDE [--model tiny ...] [--clean 6] [--noise 8]
+
+SIDE is OUT/valid or OUT/test of split.py. Of each source so many recordings are drawn, 10 s at most of each.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from modelscope_zipenhancer.audio.read import read
+from modelscope_zipenhancer.enhance.enhancer import Enhancer
+from modelscope_zipenhancer.evaluate.measures import pesq, si_sdr
+from modelscope_zipenhancer.names import SAMPLE_RATE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("side", type=Path)
+    parser.add_argument("--model", nargs="+", default=["tiny"])
+    parser.add_argument("--clean", type=int, default=6, help="recordings of each source of speech")
+    parser.add_argument("--noise", type=int, default=8, help="of each source of noise")
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    speech = drawn(args.side / "clean", args.clean, rng)
+    noises = drawn(args.side / "noise", args.noise, rng)
+    for model in args.model:
+        enhancer = Enhancer.from_pretrained(model, backend="onnx", threads=1)
+        scores = np.array([[measure(x, enhancer(x)) for measure in (pesq, si_sdr)] for _, x in speech])
+        means, worst = scores.mean(0), scores.min(0)
+        poor = (scores < (4.0, 20.0)).sum(0)
+        print(f"{model}, clean speech in, {len(scores)}: WB-PESQ {means[0]:.2f}, SI-SDR {means[1]:.1f} dB;")
+        print(f"  at worst {worst[0]:.2f}, {worst[1]:.1f} dB; under 4.0, 20 dB: {poor[0]}, {poor[1]}")
+        levels = sorted((change_db(x, enhancer(x)), name) for name, x in noises)
+        median, loud = np.median([db for db, _ in levels]), [db for db, _ in levels if db > -25]
+        print(f"{model}, noise alone in, {len(levels)}: median {median:.1f} dB; above -25 dB: {len(loud)}")
+        print("  loudest:", ", ".join(f"{name} {db:.1f}" for db, name in levels[-6:]))
+
+
+def drawn(folder: Path, count: int, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+    """(name, waveform (samples,) at 16 kHz) of `count` recordings of each source in a folder."""
+    chosen = []
+    for source in sorted(folder.iterdir()):
+        paths = sorted(source.iterdir())
+        chosen += [paths[i] for i in rng.permutation(len(paths))[:count]]
+    return [(path.name, read(path, SAMPLE_RATE)[0][: 10 * SAMPLE_RATE, 0]) for path in chosen]
+
+
+def change_db(x: np.ndarray, y: np.ndarray) -> float:
+    return 10 * np.log10(np.mean(y**2) / np.mean(x**2) + 1e-12)
+
+
+if __name__ == "__main__":
+    main()
