@@ -13,8 +13,9 @@ Shapes: B batch, T frames, F bins, C channels; N sequences of L positions, M = N
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from ..names import COMPRESSION, HOP_LENGTH, N_FFT, SILENCE_POWER
-from ..network.zipenhancer import DownsampledBlock, DualPathBlock, ZipEnhancer
+from ..network.zipenhancer import ZipEnhancer
 from ..network.zipformer import RelativePositions
 from .onnx import BINS, windowed_dft
 
 TOKENS = 2000  # of a group of sequences: its widest activation stays in a core's cache
-SCORES = 2_000_000  # attention weights of a group, unless a single sequence has more
+SCORES = 350_000  # attention weights of a group, for the same reason; a single sequence may have more
 CARD_INPUTS, CARD_OUTPUTS = ("noisy_mag", "noisy_pha"), ("amp_g", "pha_g")
 LAST = np.iinfo(np.int64).max  # a Slice's end: all the rest
 
@@ -222,8 +223,7 @@ def _network(g: Graph, model: ZipEnhancer, x: str) -> tuple[str, str, str]:
     x = _norm_act(g, _conv(g, x, encoder.dense_conv_2[0]), encoder.dense_conv_2)
     x = g("Transpose", x, perm=[0, 2, 3, 1])
     bins = (BINS + 1) // 2
-    for stack in model.TSConformer.encoders:
-        x = _stack(g, x, bins, stack)
+    x = _stacks(g, x, bins, model.TSConformer.encoders)
     x = g("Transpose", x, perm=[0, 3, 1, 2])
     mask, phase = model.mask_decoder, model.phase_decoder
     (mag,) = _decoder(g, x, mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]])
@@ -300,48 +300,44 @@ def _decoder(g: Graph, x: str, block: Any, sequence: Any, heads: Sequence[Any]) 
     return out
 
 
-def _stack(g: Graph, x: str, bins: int, stack: Any) -> str:
-    """A dual-path block, (B, T, F, C) to the same; F = `bins`."""
-    if isinstance(stack, DualPathBlock):
-        return _dual_path(g, x, bins, stack)
-    assert isinstance(stack, DownsampledBlock)
-    time_factor, freq_factor = stack.factors
-    y = x
-    if time_factor != 1:
-        y = _downsample(g, y, stack.downsample_t, 1)
-    if freq_factor != 1:
-        y = _downsample(g, y, stack.downsample_f, 2)
-    y = _dual_path(g, y, -(-bins // freq_factor), stack.encoder)
-    for axis, factor in ((1, time_factor), (2, freq_factor)):
-        if factor != 1:
-            y = _repeat(g, y, factor, axis)
-    # (B, T, F, C) as x has it
-    y = g("Slice", y, [0, 0], g("Shape", x, start=1, end=3), [1, 2])
-    scale = stack.out_combiner.bypass_scale.detach()
-    return g("Add", g("Mul", x, 1 - scale), g("Mul", y, scale))
+def _stacks(g: Graph, x: str, bins: int, stacks: Iterable) -> str:
+    """The dual-path blocks one after another, (B, T, F, C) to the same; F = `bins`."""
+    for factors, group in itertools.groupby(stacks, lambda stack: getattr(stack, "factors", (1, 1))):
+        if factors == (1, 1):
+            for block in group:
+                x = _dual_path(g, x, bins, block)
+        else:
+            x = _downsampled(g, x, bins, factors, list(group))
+    return x
 
 
-def _downsample(g: Graph, x: str, module: Any, axis: int) -> str:
-    """Weighted sums of each `factor` positions; a last, incomplete group is filled with the last position."""
-    weights = module.bias.detach().softmax(0)
-    factor = len(weights)
-    last = g.part(x, -1, LAST, axis)
-    x = g("Concat", x, *[last] * (factor - 1), axis=axis)
-    whole = g("Mul", g("Div", g.size(x, axis), [factor]), [factor])
-    x = g.part(x, 0, whole, axis)
-    total = ""
-    for i, weight in enumerate(weights):
-        part = g("Mul", g.part(x, i, LAST, axis, factor), weight)
-        total = g("Add", total, part) if total else part
-    return total
+def _downsampled(g: Graph, x: str, bins: int, factors: tuple[int, int], blocks: Sequence[Any]) -> str:
+    """DownsampledBlocks of equal factors, (B, T, F, C) to the same.
 
-
-def _repeat(g: Graph, x: str, factor: int, axis: int) -> str:
-    """repeat_interleave of (B, T, F, C) along T or F."""
-    wide = g("Unsqueeze", x, [axis + 1])
-    wide = g("Concat", *[wide] * factor, axis=axis + 1)
-    shape = [0, -1, g.size(x, 2), g.size(x, 3)] if axis == 1 else [0, 0, -1, g.size(x, 3)]
-    return g("Reshape", wide, g.vector(*shape))
+    T and F are filled up to whole groups with the last position. The blocks fill them so, too, as they
+    add the same to all positions of a group: so it's done once, and what was added is cut off at the end.
+    """
+    time_factor, freq_factor = factors
+    channels = blocks[0].out_combiner.bypass_scale.numel()
+    frames, groups = g.size(x, 1), -(-bins // freq_factor)
+    missing = g("Mod", g("Sub", 0, frames), [time_factor])
+    filled = groups * freq_factor
+    x = g("Pad", x, g.vector(0, 0, 0, 0, 0, missing, filled - bins, 0), mode="edge")
+    x = g("Reshape", x, [0, -1, time_factor, filled * channels])
+    for block in blocks:
+        y = x
+        if time_factor != 1:
+            y = g("MatMul", double(block.downsample_t.bias.softmax(0))[None], y)
+        y = g("Reshape", y, [0, 0, groups, freq_factor * channels])
+        if freq_factor != 1:
+            y = g("MatMul", y, np.kron(double(block.downsample_f.bias.softmax(0))[:, None], np.eye(channels)))
+        y = _dual_path(g, y, groups, block.encoder)
+        scale = double(block.out_combiner.bypass_scale)
+        y = g("MatMul", y, np.tile(np.diag(scale), freq_factor))
+        y = g("Reshape", y, [0, 0, 1, filled * channels])
+        x = g("Add", g("Mul", x, np.tile(1 - scale, filled)), y)
+    x = g("Reshape", x, [0, -1, filled, channels])
+    return g("Slice", x, [0, 0], g.vector(frames, bins), [1, 2])
 
 
 def _dual_path(g: Graph, x: str, bins: int, block: Any) -> str:
