@@ -4,7 +4,7 @@
 
 Each row in a process of its own, which enhances noise several times; the least time counts. 's' is the
 released size with random weights: time and memory don't depend on their values. Beyond 6 s a recording goes
-in chunks of 4 s, as the package has it; 'at once' hands all of it over in one call.
+in chunks of 6 s, as the package has it; 'at once' hands all of it over in one call.
 
 torch     the form for CPUs, the package's default
 waveform  `zipenhancer export`, ONNX Runtime

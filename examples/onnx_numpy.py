@@ -13,8 +13,8 @@ import onnxruntime
 import soundfile
 
 RATE = 16000  # Hz
-ONE_PASS, MINIMUM = 6 * RATE, 2 * RATE  # samples: enhanced at once up to here; padded up to there
-WINDOW, FADE = 4 * RATE, RATE // 2  # of longer recordings: chunks, each cross-faded into the next
+WINDOW, MINIMUM = 6 * RATE, 2 * RATE  # samples: enhanced at once up to here; padded up to there
+FADE = RATE // 2  # beyond WINDOW in chunks of it, each cross-faded into the next
 HOP = WINDOW - FADE
 
 
@@ -25,7 +25,7 @@ def enhance(session, x: np.ndarray) -> np.ndarray:
         return session.run(None, {"waveform": chunk[None]})[0][0]
 
     samples = len(x)
-    if samples <= ONE_PASS:
+    if samples <= WINDOW:
         return run(np.pad(x, (0, max(0, MINIMUM - samples))))[:samples]
     out = np.zeros_like(x)
     rise = ((np.arange(FADE) + 0.5) / FADE).astype(np.float32)

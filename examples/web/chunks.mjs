@@ -1,10 +1,10 @@
 // The chunk grid and the offset, as in Python (modelscope_zipenhancer/enhance/): of the page and of examples/node.
 
 export const RATE = 16000; // Hz
-// Enhanced at once up to 6 s, padded up to 2 s; longer recordings in chunks of 4 s, each cross-faded into the
-// next over 0.5 s.
-const ONE_PASS = 6 * RATE, MINIMUM = 2 * RATE;
-export const WINDOW = 4 * RATE;
+// Enhanced at once up to WINDOW, padded up to 2 s; longer recordings in chunks of WINDOW, each cross-faded into
+// the next over 0.5 s.
+export const WINDOW = 6 * RATE;
+const MINIMUM = 2 * RATE;
 const FADE = RATE / 2;
 const HOP = WINDOW - FADE;
 const OFFSET = 0.25; // of a chunk's RMS: a smaller mean stays
@@ -13,7 +13,7 @@ const OFFSET = 0.25; // of a chunk's RMS: a smaller mean stays
 // or null as soon as goOn(samples done) isn't true.
 export async function enhance(run, x, goOn = () => true) {
   const samples = x.length;
-  if (samples <= ONE_PASS) {
+  if (samples <= WINDOW) {
     const padded = new Float32Array(Math.max(samples, MINIMUM));
     padded.set(x);
     const out = (await run(padded)).slice(0, samples);

@@ -29,7 +29,7 @@ class Grid:
     default is that of recordings, chosen by the table in docs/design.md.
     """
 
-    window: int = 4 * SAMPLE_RATE
+    window: int = ONE_PASS
     past: int = 0
     ahead: int = 0
     fade: int = SAMPLE_RATE // 2

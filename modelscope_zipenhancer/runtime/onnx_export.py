@@ -24,7 +24,7 @@ FORMS = ("waveform", "card")
 PRECISIONS = ("fp32", "fp16")
 OPSET = 17
 IR_VERSION = 8
-CHUNKS = "up to 6 s at once; beyond, 4 s every 3.5 s, cross-faded over 0.5 s"  # enhance/grid.py
+CHUNKS = "up to 6 s at once; beyond, 6 s every 5.5 s, cross-faded over 0.5 s"  # enhance/grid.py
 HALF = 256  # values from which on a matrix is stored in half precision
 LEAST_SNR = {"fp32": 60.0, "fp16": 30.0}  # dB, of the graph's output to the definition's
 
