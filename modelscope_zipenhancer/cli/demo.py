@@ -50,7 +50,8 @@ def run(args) -> int:
         raise OptionError(f"--at-once {args.at_once}: 1 or more")
     port = free_port(args.host, args.port)
 
-    from ..web.demo import Models, launch, make_page
+    from ..web.demo import launch, make_page
+    from ..web.jobs import Models
 
     models = Models(["tiny", *(args.model or [HUB_ID])], device=args.device)
     try:

@@ -22,7 +22,7 @@ from modelscope_zipenhancer import Enhancer, cli
 from modelscope_zipenhancer.audio.policy import Policy
 from modelscope_zipenhancer.audio.samples import pcm16
 from modelscope_zipenhancer.errors import LimitError
-from modelscope_zipenhancer.web import demo, picture
+from modelscope_zipenhancer.web import jobs, picture
 from modelscope_zipenhancer.web.words import WORDS, is_chinese, text
 
 EXAMPLE = ROOT / "examples" / "noisy_speech.wav"
@@ -77,7 +77,7 @@ def assert_denoised(before: np.ndarray, after: np.ndarray) -> None:
 
 def test_a_file_becomes_two_files_pictures_and_levels(enhancer, tmp_path):
     seen = []
-    done = demo.process(EXAMPLE, tmp_path, enhancer, progress=lambda *step: seen.append(step))
+    done = jobs.process(EXAMPLE, tmp_path, enhancer, progress=lambda *step: seen.append(step))
     after, rate = soundfile.read(done.after, dtype="int16", always_2d=True)
     assert rate == 16000 and np.array_equal(after, expected(enhancer, EXAMPLE))
     before, _ = soundfile.read(done.before, dtype="int16")
@@ -93,26 +93,26 @@ def test_a_file_becomes_two_files_pictures_and_levels(enhancer, tmp_path):
 def test_no_more_is_read_than_the_policy_allows(enhancer, tmp_path):
     for policy in (Policy(max_bytes=1000), Policy(max_duration=1.0)):
         with pytest.raises(LimitError):
-            demo.process(EXAMPLE, tmp_path, enhancer, policy=policy)
+            jobs.process(EXAMPLE, tmp_path, enhancer, policy=policy)
     assert not list(tmp_path.iterdir())
 
 
 def test_whoever_leaves_is_stopped_at_the_next_chunk(enhancer, tmp_path):
-    jobs, chunks = demo.Jobs(2), []
-    assert jobs.enter("a visitor") and jobs.enter("another") and not jobs.enter("a third")
-    with pytest.raises(demo.Stopped), jobs.running("a visitor") as check:
+    visitors, chunks = jobs.Jobs(2), []
+    assert visitors.enter("a visitor") and visitors.enter("another") and not visitors.enter("a third")
+    with pytest.raises(jobs.Stopped), visitors.running("a visitor") as check:
 
         def progress(step: str, done: float, total: float) -> None:
             check()
             if step == "enhancing":
                 chunks.append(done)
-                jobs.leave("another" if len(chunks) == 1 else "a visitor")
+                visitors.leave("another" if len(chunks) == 1 else "a visitor")
 
-        demo.process(EXAMPLE, tmp_path, enhancer, progress=progress)
+        jobs.process(EXAMPLE, tmp_path, enhancer, progress=progress)
     assert len(chunks) == 2 and not list(tmp_path.iterdir())
-    assert jobs.enter("a visitor") and jobs.enter("a third")
-    jobs.leave("nobody")
-    with jobs.running("a visitor") as check:
+    assert visitors.enter("a visitor") and visitors.enter("a third")
+    visitors.leave("nobody")
+    with visitors.running("a visitor") as check:
         check()
 
 
