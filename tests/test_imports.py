@@ -49,6 +49,8 @@ SPECIAL = {
     "runtime.onnx": {"numpy", "onnxruntime"},
     "runtime.onnx_export": {"numpy", "torch", "onnx", "onnxruntime", "network"},
     "runtime.onnx_graph": {"numpy", "torch", "onnx", "network"},
+    "runtime.onnx_layer": {"numpy", "onnx"},
+    "runtime.onnx_nodes": {"numpy", "torch", "onnx"},
     "web.demo": {"gradio", "starlette", "audio.policy"},
     "web.jobs": {"numpy", "audio", "enhance"},
     "web.picture": {"numpy", "PIL", "audio", "evaluate.spectrogram"},

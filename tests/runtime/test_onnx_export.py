@@ -141,11 +141,11 @@ def test_a_network_in_training_is_exported_for_inference_and_stays_in_training(t
 
 
 def test_groups_of_sequences_do_not_change_the_result(tmp_path, monkeypatch):
-    from modelscope_zipenhancer.runtime import onnx_graph
+    from modelscope_zipenhancer.runtime import onnx_layer
 
     model, x = seeded_model(SMALL), noisy_speech(1.0)[None]
     whole = open_session(export_onnx(model, tmp_path / "a.onnx")).run(None, {"waveform": x})[0]
-    monkeypatch.setattr(onnx_graph, "TOKENS", 350)
+    monkeypatch.setattr(onnx_layer, "TOKENS", 350)
     groups = open_session(export_onnx(model, tmp_path / "b.onnx")).run(None, {"waveform": x})[0]
     assert snr(whole, groups) > 90
 
