@@ -28,6 +28,10 @@ GRIDS = {  # window, past, ahead, fade in seconds
     "4 s, context 0.25, fade 0.25": (4, 0.25, 0.25, 0.25),
     "4 s, context 0.5, fade 0.25": (4, 0.5, 0.5, 0.25),
     "6 s, context 0.25, fade 0.25": (6, 0.25, 0.25, 0.25),
+    "6 s, fade 0.25": (6, 0, 0, 0.25),
+    "6 s, fade 0.5": (6, 0, 0, 0.5),
+    "6 s, fade 1": (6, 0, 0, 1),
+    "8 s, fade 0.5": (8, 0, 0, 0.5),
 }
 
 
