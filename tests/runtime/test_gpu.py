@@ -156,7 +156,7 @@ def test_a_recording_is_sent_in_batches_of_chunks_and_sounds_the_same(model, mon
             with torch.inference_mode():
                 return form.denoise(torch.from_numpy(waveform)).numpy()
 
-    x = noise(15 * SECOND).numpy()
+    x = noise(23 * SECOND).numpy()
     found, expected = enhance(Batched(), x), enhance(alone, x)
     assert sizes == [(3, Grid().window), (1, Grid().window), (1, Grid().window)]
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
