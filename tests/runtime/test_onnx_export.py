@@ -8,6 +8,7 @@ import torch
 from conftest import QUICK, SMALL, noisy_speech, seeded_model, write_model_dir
 
 from modelscope_zipenhancer.cli import main
+from modelscope_zipenhancer.enhance.grid import ONE_PASS, Grid
 from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
 from modelscope_zipenhancer.names import ONNX_FILE
 from modelscope_zipenhancer.network.checkpoint import load_model
@@ -179,7 +180,12 @@ def test_the_files_opset_operators_and_metadata(quick):
     said = {x.key: x.value for x in proto.metadata_props}
     assert said["sample_rate"] == "16000" and said["licence"] == "Apache-2.0"
     assert said["weights_sha256"] == weights_sha256(seeded_model(QUICK))
-    assert "checkpoint_sha256" not in said and said["version"] and said["chunks"]
+    assert "checkpoint_sha256" not in said and said["version"]
+    window, hop, fade = (samples / 16000 for samples in (Grid().window, Grid().hop, Grid().fade))
+    assert said["chunks"] == (
+        f"up to {ONE_PASS // 16000} s at once; beyond, {window:g} s every {hop:g} s, "
+        f"cross-faded over {fade:g} s"
+    )
 
 
 def test_weights_in_half_precision_make_a_smaller_file(tmp_path):
