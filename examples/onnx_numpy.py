@@ -16,13 +16,14 @@ RATE = 16000  # Hz
 WINDOW, MINIMUM = 6 * RATE, 2 * RATE  # samples: enhanced at once up to here; padded up to there
 FADE = RATE // 2  # beyond WINDOW in chunks of it, each cross-faded into the next
 HOP = WINDOW - FADE
+OFFSET = 0.25  # of a chunk's RMS: a mean beyond it is taken away
 
 
 def enhance(session, x: np.ndarray) -> np.ndarray:
     """Enhance float32 (samples,) at 16 kHz of any length; returns as many samples at the same level."""
 
     def run(chunk: np.ndarray) -> np.ndarray:
-        return session.run(None, {"waveform": chunk[None]})[0][0]
+        return session.run(None, {"waveform": centred(chunk)[None]})[0][0]
 
     samples = len(x)
     if samples <= WINDOW:
@@ -46,6 +47,16 @@ def enhance(session, x: np.ndarray) -> np.ndarray:
     out[start : start + fade] += last[:fade]
     out[start + fade :] = last[fade:]
     return out
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """(samples,) without an offset, which the network takes for level; zeros at either end stay."""
+    (heard,) = np.nonzero(x)
+    sound = x[heard[0] : heard[-1] + 1] if len(heard) else x
+    mean = np.float32(sound.mean(dtype=np.float64))
+    if mean**2 <= OFFSET**2 * np.mean(np.square(sound, dtype=np.float64)):
+        return x
+    return np.concatenate([x[: heard[0]], sound - mean, x[heard[-1] + 1 :]])
 
 
 def main() -> None:

@@ -38,7 +38,19 @@ RECORDING_SUFFIXES = frozenset(
     ]
 )
 
+FILE_URL = re.compile(r"file://(?:localhost(?=/))?", re.IGNORECASE)
+
 TEMPORARY = re.compile(r"(.*)\.(\d+)-\d+\.part", re.DOTALL)  # the names that `replacing` gives
+
+
+def local_path(text: str) -> str:
+    """The path that a file:// URL names; any other text as it is."""
+    scheme = FILE_URL.match(text)
+    if not scheme:
+        return text
+    from urllib.request import url2pathname  # HTTP would be part of every cold start
+
+    return url2pathname(text[scheme.end() :])
 
 
 @contextlib.contextmanager

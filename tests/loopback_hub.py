@@ -74,6 +74,8 @@ class LoopbackHub:
         if what == "revisions":
             branch = {"Revision": "master", "CreatedAt": 1700000000}
             return _success({"RevisionMap": {"Branches": [branch], "Tags": []}})
+        if query.get("Revision", "master") not in ("master", "f" * 40):  # there is but one revision
+            return None
         root = self.repos[name]
         if what == "repo/files":
             paths = sorted(path for path in root.rglob("*") if path.is_file())

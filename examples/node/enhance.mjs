@@ -19,8 +19,11 @@ async function run(chunk) {
   return (await session.run({ waveform })).enhanced.data;
 }
 
-const noisy = new wavefile.WaveFile(readFileSync(source));
+const noisy = opened(source);
 if (noisy.fmt.sampleRate !== RATE) fail(`${source} has ${noisy.fmt.sampleRate} Hz: ${RATE} are needed`);
+if (noisy.bitDepth === "8a") noisy.fromALaw();
+if (noisy.bitDepth === "8m") noisy.fromMuLaw();
+if (!/^(8|16|24|32|32f|64)$/.test(noisy.bitDepth)) fail(`${source} is coded: PCM, A-law or mu-law is needed`);
 noisy.toBitDepth("32f");
 const samples = noisy.getSamples(false, Float32Array);
 const channels = noisy.fmt.numChannels === 1 ? [samples] : samples;
@@ -33,6 +36,14 @@ const clean = new wavefile.WaveFile();
 clean.fromScratch(channels.length, RATE, "16", enhanced.map(pcm16));
 writeFileSync(`${target}.part`, clean.toBuffer());
 renameSync(`${target}.part`, target);
+
+function opened(path) {
+  try {
+    return new wavefile.WaveFile(readFileSync(path));
+  } catch (error) {
+    return fail(`${path} can't be read as a WAV file: ${error.message}`);
+  }
+}
 
 function pcm16(x) {
   return Int16Array.from(x, (value) => Math.max(-32768, Math.min(32767, Math.round(value * 32768))));

@@ -41,17 +41,19 @@ export async function enhance(run, x, goOn = () => true) {
   return (await goOn(samples)) ? out : null;
 }
 
-// The waveform without its mean if that counts, since the network takes an offset for level; zeros at the
-// end are no part of the recording.
+// The waveform without its mean if that counts, since the network takes an offset for level; zeros at
+// either end are no part of the recording.
 export function centred(x) {
-  let samples = x.length;
-  while (samples && !x[samples - 1]) samples--;
+  let first = 0, end = x.length;
+  while (end && !x[end - 1]) end--;
+  while (first < end && !x[first]) first++;
   let sum = 0, energy = 0;
-  for (let i = 0; i < samples; i++) {
+  for (let i = first; i < end; i++) {
     sum += x[i];
     energy += x[i] * x[i];
   }
+  const samples = end - first;
+  if (sum ** 2 <= OFFSET ** 2 * energy * samples) return x;
   const mean = sum / samples;
-  if (!samples || mean ** 2 <= OFFSET ** 2 * (energy / samples)) return x;
-  return x.map((value, i) => (i < samples ? value - mean : value));
+  return x.map((value, i) => (first <= i && i < end ? value - mean : value));
 }

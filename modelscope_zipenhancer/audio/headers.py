@@ -104,7 +104,7 @@ def _chunks(file: Any, position: int, layout: str = "<4sI") -> Iterator[tuple[by
         file.seek(position)
         kind, size = struct.unpack(layout, file.read(length))
         yield kind, size, position + length
-        position += length + size + (size % 2 if layout[0] == "<" else 0)
+        position += length + size + (size % 2 if layout[-1] == "I" else 0)
 
 
 def data_of_wav(file: Any, name: str) -> tuple[int, int, int]:
@@ -113,13 +113,15 @@ def data_of_wav(file: Any, name: str) -> tuple[int, int, int]:
     0 of them promised where libsndfile would find none. Raises AudioError if there are none.
     """
     size, present, size64 = 0, 0, 0
-    for kind, length, begin in _chunks(file, 12):
+    file.seek(0)
+    layout = ">4sI" if file.read(4) == b"RIFX" else "<4sI"
+    for kind, length, begin in _chunks(file, 12, layout):
         if kind == b"ds64" and len(body := file.read(16)) == 16:
             size64 = struct.unpack("<8xQ", body)[0]
         if kind == b"data":
             size, present = length, file.seek(0, io.SEEK_END) - begin
             break
-    if present == 0 or (size == 0 and _are_chunks(file, begin)):
+    if present == 0 or (size == 0 and _are_chunks(file, begin, layout)):
         raise AudioError(f"{name} is a WAV header without audio")
     if size == 0:
         return 0, present, 0
@@ -129,15 +131,15 @@ def data_of_wav(file: Any, name: str) -> tuple[int, int, int]:
     if UNKNOWN <= size <= 0xFFFFFFFF or size - present in (1, 8, 28, 36, 44, begin, begin - 8):
         size = present
     behind = max(0, present - size)
-    if behind and _are_chunks(file, begin + size + size % 2):
+    if behind and _are_chunks(file, begin + size + size % 2, layout):
         behind = 0
     return size, present, behind
 
 
-def _are_chunks(file: Any, position: int) -> bool:
+def _are_chunks(file: Any, position: int, layout: str = "<4sI") -> bool:
     """Whether a file holds nothing but chunks from here on."""
     end = file.seek(0, io.SEEK_END)
-    for kind, size, begin in _chunks(file, position):
+    for kind, size, begin in _chunks(file, position, layout):
         if not re.fullmatch(rb"[ -~]{4}", kind):
             return False
         position = begin + size

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..errors import AudioError, AudioNotFoundError, ForbiddenError
+from ..errors import AudioError, AudioNotFoundError, ForbiddenError, ZipEnhancerError
+from ..files import FILE_URL, local_path
 from ..names import SAMPLE_RATE
 from .decode import blocks_of, decode
 from .headers import HEAD, container_of
 from .objects import Waveform, unwrapped
 from .policy import OPEN, Policy, shortened
+from .resample import check_rate
 from .samples import Recording, Samples, check_finite, check_level, to_float32
 
 logger = logging.getLogger(__name__)
@@ -54,26 +56,36 @@ def load(
         The samples, their rate, and warnings: "12.30 s of 60.00 s are missing: the file was cut off".
 
     Raises:
-        AudioError, AudioNotFoundError or FetchError.
+        AudioError, AudioNotFoundError or FetchError; OptionError for a sample_rate that can't be.
     """
+    if sample_rate is not None:
+        sample_rate = check_rate(sample_rate)
     policy = policy or OPEN
     source = unwrapped(source)
     name = name_of(source)
+    if hasattr(source, "shape") and not isinstance(
+        source, (str, bytes, memoryview)
+    ):  # numpy.str_ has a shape
+        rate = SAMPLE_RATE if sample_rate is None else sample_rate
+        x = _from_array(source, name)
+        policy.check_length(len(x), x.shape[1], rate, name)
+        return Recording(x, rate)
+    recording = _with_a_rate(source, name, strict, policy)
+    if sample_rate not in (None, recording.sample_rate):
+        raise AudioError(f"{name} is at {recording.sample_rate} Hz, and sample_rate={sample_rate} was given")
+    return recording
+
+
+def _with_a_rate(source: Any, name: str, strict: bool, policy: Policy) -> Recording:
+    """`load` of what says its own rate."""
     if isinstance(source, Waveform):
-        if sample_rate not in (None, source.sample_rate):
-            raise AudioError(f"{name} is at {source.sample_rate} Hz, and sample_rate={sample_rate} was given")
         x = _from_array(source.samples, name, source.channels_first)
         policy.check_length(len(x), x.shape[1], source.sample_rate, name)
         return Recording(x, source.sample_rate)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), name, strict, policy)
+        return _decode(io.BytesIO(bytes(source)), name, strict, policy)
     if isinstance(source, soundfile.SoundFile):
         return _from_sound(source, name, policy)
-    if hasattr(source, "shape") and not isinstance(source, str):  # numpy.str_ has a shape
-        rate = int(sample_rate or SAMPLE_RATE)
-        x = _from_array(source, name)
-        policy.check_length(len(x), x.shape[1], rate, name)
-        return Recording(x, rate)
     if isinstance(source, str):
         text = source.strip()
         if re.match(r"https?://", text, re.IGNORECASE):
@@ -83,10 +95,8 @@ def load(
         data = bytes_in(source)
         if data is not None:
             return _decode(io.BytesIO(data), name, strict, policy)
-        if text[:7].lower() == "file://":
-            from urllib.request import url2pathname
-
-            source = url2pathname(text[7:])
+        if FILE_URL.match(text):
+            source = local_path(text)
     if isinstance(source, (str, os.PathLike)):
         if not policy.local_files:
             raise ForbiddenError(f"{name} is a path, which isn't allowed here: send the audio, or a URL")
@@ -164,12 +174,24 @@ def _from_file(file: Any, name: str, strict: bool, policy: Policy) -> Recording:
     try:
         if not (hasattr(file, "seek") and getattr(file, "seekable", lambda: True)()):  # a pipe
             limit = -1 if policy.max_bytes is None else policy.max_bytes + 1
-            file = io.BytesIO(file.read(limit))
-        elif file.tell():
+            file = io.BytesIO(_all_of(file, limit))
+        elif file.tell() or file.seek(0, io.SEEK_CUR) is None:  # the seek of an mmap doesn't say where it is
             file = io.BytesIO(file.read())
         return _decode(file, name, strict, policy)
-    except OSError as error:
-        raise AudioError(f"{name} can't be read: {error.strerror or error}") from error
+    except ZipEnhancerError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError if it is closed
+        raise AudioError(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _all_of(file: Any, limit: int) -> bytes:
+    """What a pipe holds, `limit` bytes at most unless that is -1; read(-1) of http.client isn't to be had."""
+    if limit < 0:
+        return file.read()
+    data = io.BytesIO()
+    while data.tell() < limit and (part := file.read(limit - data.tell())):
+        data.write(part)
+    return data.getvalue()
 
 
 def _from_sound(sound: soundfile.SoundFile, name: str, policy: Policy) -> Recording:

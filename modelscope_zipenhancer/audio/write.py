@@ -79,6 +79,8 @@ def check_format(
 ) -> str:
     """`check_output` of the format alone: the path may be anywhere."""
     path = os.fspath(path)
+    if "\0" in os.fsdecode(path):
+        raise OutputError(f"{path!r} can't be written: a name has no NUL")
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
         raise OutputError(f"{path!r}: unknown audio format {suffix!r}, known are {', '.join(FORMATS)}")
@@ -204,7 +206,8 @@ def _encode(
     if x.dtype != np.int16 or subtype != "PCM_16":
         seen = f"the {x.dtype} array for {name!r}"
         check_level(x, seen)
-        x = to_float32(x, seen) if not np.issubdtype(x.dtype, np.floating) else x
+        if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:  # float16 has no 32767
+            x = to_float32(x, seen)
     rate = _rate(suffix, sample_rate)
     if rate != sample_rate:
         x = to_float32(x, name)

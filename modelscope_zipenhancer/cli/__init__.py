@@ -38,6 +38,8 @@ def main(argv: list | None = None, prog: str = "zipenhancer") -> int:
         # Python would complain again when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return complain("the reader of stdout has gone", 1)
+    except OSError as error:  # stdout, say, on a full disk
+        return complain(error, 1)
     except KeyboardInterrupt:
         return complain("interrupted, nothing was written", 130)
 

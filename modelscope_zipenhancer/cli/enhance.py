@@ -105,12 +105,19 @@ def run(args) -> int:
 
         check_plot(args.plot)
 
-    from ..corpus.find import find_jobs, names_several, refuse_inputs_as_outputs, split_done
+    from ..corpus.find import (
+        find_jobs,
+        names_several,
+        refuse_as_recordings,
+        refuse_inputs_as_outputs,
+        split_done,
+    )
     from ..corpus.report import Result, Summary, write_report
 
     jobs = find_jobs(args.input, args.output, f".{args.format}" if args.format else None)
     if args.plot and len(jobs) > 1:
         raise OptionError(f"--plot draws one recording, these are {len(jobs)}")
+    refuse_as_recordings(jobs, {"--report": args.report, "--plot": args.plot})
     if not args.overwrite:
         refuse_inputs_as_outputs(jobs)
     elif args.resume:
@@ -129,13 +136,14 @@ def run(args) -> int:
     if todo:
         check_place(args, todo, single)
     summary = Summary(len(jobs), [Result(job.source, job.output, "skipped") for job in skipped])
+    before = read_for_plot(todo[0].source) if args.plot and todo else None
     started = time.perf_counter()
     try:
         with contextlib.closing(enhanced(args, todo)) as results:
             for result in results:
                 summary.results.append(result)
-        if args.plot and todo and summary.results[0].status == "done":
-            plot(args.plot, todo[0])
+        if before and summary.results[0].status == "done":
+            plot(args.plot, before, todo[0].output)
     except KeyboardInterrupt:
         summary.interrupted = True
     summary.spent = time.perf_counter() - started
@@ -194,14 +202,25 @@ def enhanced(args, jobs: list):
             yield result
 
 
-def plot(path: str, job) -> None:
+def read_for_plot(source: str):
+    """(samples, rate), before the output may take its place; None of what the run will fail at, too."""
+    from ..audio.read import load
+    from ..errors import ZipEnhancerError
+
+    try:
+        recording = load(source)
+    except ZipEnhancerError:
+        return None
+    return recording.samples, recording.sample_rate
+
+
+def plot(path: str, before: tuple, output: str) -> None:
     """Draw one recording before and after."""
     from ..audio.read import read
     from ..evaluate.spectrogram import save_plot
 
-    before, before_rate = read(job.source)
-    after, after_rate = read(job.output)
-    save_plot(path, before, after, before_rate, after_rate)
+    (x, rate), (enhanced, enhanced_rate) = before, read(output)
+    save_plot(path, x, enhanced, rate, enhanced_rate)
 
 
 def say_renamed(jobs: list) -> None:

@@ -89,6 +89,10 @@ def _wrong_options(args) -> str | None:
         return "without --clean there is only DNSMOS to measure: give --dnsmos"
     if args.count < 1 or args.jobs < 1:
         return "--count and --jobs must be 1 or more"
+    systems = ["noisy"] * bool(args.noisy or args.noise) + args.enhanced + args.model
+    twice = [name for name in systems if systems.count(name) > 1]
+    if twice:
+        return f"two systems would be called {twice[0]!r} in the table: give one of them by another path"
     return None
 
 

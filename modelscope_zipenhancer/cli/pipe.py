@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..audio.read import read
+from ..audio.resample import check_rate
 from ..audio.samples import pcm16
 from ..audio.write import check_output, encode
 from ..corpus.clip import Warnings
@@ -30,11 +31,19 @@ def run_pipe(args, options: dict) -> int:
         raise OptionError(f"{', '.join(unfit)}: not with - for stdin or stdout")
     if args.rate is not None and source != "-":
         raise OptionError("--rate is for raw PCM on stdin: give - as the input")
+    if args.rate is not None:
+        check_rate(args.rate)
+    if (source == "-" and sys.stdin is None) or (output == "-" and sys.stdout is None):
+        raise OptionError("- stands for stdin or stdout, which is closed here")
     if output == "-" and sys.stdout.isatty():
         raise OptionError("stdout is a terminal: redirect it, or name a file with -o")
     if args.rate is not None and output == "-":
-        if args.sample_rate or args.format or args.bandwidth == "full":
-            raise OptionError("--sample-rate, --format, --bandwidth: not for raw PCM, which is a stream")
+        unfit = ["sample_rate", "format", "bits", "bitrate"]
+        if any(getattr(args, name) for name in unfit) or (args.bandwidth, args.gain) != ("low", "chunk"):
+            raise OptionError(
+                "--sample-rate, --format, --bits, --bitrate, --bandwidth, --gain: not for raw PCM, "
+                "which is a stream of 16 bits"
+            )
         return enhance_raw(args)
     if output != "-":
         check_output(output, bits=args.bits, bitrate=args.bitrate)

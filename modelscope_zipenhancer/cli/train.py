@@ -1,11 +1,11 @@
 """`zipenhancer train`: train a network from a config file."""
 
 import logging
-import os
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..files import make_folder
 from ..train import loop
 from ..train.allocator import keep_freed_memory
 from ..train.config import read_config
@@ -30,7 +30,7 @@ def run(args) -> int:
         logging.basicConfig(
             level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s"
         )
-        os.makedirs(args.out, exist_ok=True)
+        make_folder(args.out)
         validate = Validation(out_dir=args.out, **config.valid) if config.valid and rank == 0 else None
         with (
             logging_redirect_tqdm(),

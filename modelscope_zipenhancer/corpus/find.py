@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..audio.write import FORMATS
 from ..errors import AudioNotFoundError, OptionError, OutputError
-from ..files import by_folder, real_path, recordings
+from ..files import by_folder, local_path, real_path, recordings
 
 
 class Job(NamedTuple):
@@ -96,6 +96,15 @@ def refuse_inputs_as_outputs(jobs: Sequence[Job]) -> None:
     raise OutputError(f"the output {over[0]!r} is the input{more}: name another with -o, or pass --overwrite")
 
 
+def refuse_as_recordings(jobs: Sequence[Job], files: dict[str, str | None]) -> None:
+    """OptionError if a file that an option names is a recording of this run, or its output."""
+    named = {real_path(path): (option, path) for option, path in files.items() if path}
+    for job in jobs if named else ():
+        for recording in (job.source, job.output):
+            if found := named.get(real_path(recording)):
+                raise OptionError(f"{found[0]} {found[1]!r} is a recording of this run: name another file")
+
+
 def split_done(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
     """The jobs that are to be done, and those whose output is there."""
     entries = functools.cache(_entries)
@@ -140,8 +149,13 @@ def distinct(claims: list[Claim]) -> Iterator[Job]:
 
 def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
     """(source, name relative to the output folder) of the recordings that one input stands for."""
+    item = local_path(item)
     if re.match(r"https?://", item, re.IGNORECASE):
-        yield item, os.path.basename(unquote(urlsplit(item).path)) or "download"
+        try:
+            name = os.path.basename(unquote(urlsplit(item).path))
+        except ValueError as error:
+            raise OptionError(f"{item!r} is no URL: {error}") from error
+        yield item, name or "download"
     elif os.path.isdir(item):
         above, path = len(os.path.join(item, "")), None
         for path in recordings(item, skip=output or f"{_folder_name(item)}_enhanced"):
@@ -149,7 +163,7 @@ def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
         if not path:
             raise AudioNotFoundError(f"no recordings in the folder {item!r}: none ends as audio files do")
     elif _is_pattern(item):
-        base = re.split(r"[*?\[]", item)[0].rpartition("/")[0] or "."
+        base = os.path.dirname(re.split(r"[*?\[]", item)[0]) or "."
         found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
         if not found:
             raise AudioNotFoundError(f"no file matches {item!r}")

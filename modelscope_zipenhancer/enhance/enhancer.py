@@ -10,7 +10,7 @@ from ..audio.policy import Policy
 from ..audio.read import read
 from ..audio.resample import check_rate, fit, resample
 from ..audio.samples import to_mono
-from ..audio.write import check_output, encode, write
+from ..audio.write import check_format, check_output, encode, write
 from ..errors import OptionError
 from ..names import SAMPLE_RATE
 from ..network.pretrained import find_model
@@ -145,7 +145,7 @@ class Enhancer:
             OptionError.
         """
         check_options(output_rate, strength, bandwidth, gain)
-        check_rate(rate)
+        rate = check_rate(rate)
         target = int(output_rate or rate)
         backend = limited(WithoutOffset(self.backend), strength)
         x = to_mono(x)[:, None] if mono else x
@@ -196,19 +196,21 @@ class Enhancer:
         Args:
             batch: {column: cells}, each anything that a call takes.
             column: the one with the audio.
-            format: of the enhanced recordings, by its suffix.
-            options: those of a call.
+            format: of the enhanced recordings: wav, flac, ogg, opus, mp3 or aiff.
+            options: those of a call, sample_rate, strict and policy among them.
 
         Returns:
             {column: [{"bytes", "path"}, ...]}, as an Audio column stores recordings.
         """
+        suffix = os.path.splitext(check_format(f"x.{format}"))[1].lower()
         cells = []
+        reading = {name: options.pop(name) for name in ("sample_rate", "strict", "policy") if name in options}
         for cell in batch[column]:
-            x, rate = read(cell, strict=options.get("strict", False))
-            y = self.enhance(x, rate, **{name: options[name] for name in options if name != "strict"})
+            x, rate = read(cell, **reading)
+            y = self.enhance(x, rate, **options)
             path = cell.get("path") if isinstance(cell, dict) else None
-            name = f"{os.path.splitext(os.path.basename(path))[0]}.{format}" if path else None
-            data = encode(y, int(options.get("output_rate") or rate), f".{format}")
+            name = os.path.splitext(os.path.basename(path))[0] + suffix if path else None
+            data = encode(y, int(options.get("output_rate") or rate), suffix)
             cells.append({"bytes": data, "path": name})
         return {column: cells}
 

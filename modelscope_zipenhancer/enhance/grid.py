@@ -1,5 +1,6 @@
 """How a signal is cut into chunks."""
 
+import math
 from dataclasses import dataclass
 
 from ..errors import OptionError
@@ -54,10 +55,10 @@ def stream_grid(chunk_ms: float = CHUNK_MS, past_ms: float = PAST_MS, ahead_ms: 
 
     Its latency is chunk + ahead + fade, its work for a second of audio window / chunk.
     """
-    if not (chunk_ms >= 1 and past_ms >= 0 and ahead_ms >= 0):
+    if not (1 <= chunk_ms < math.inf and 0 <= past_ms < math.inf and 0 <= ahead_ms < math.inf):
         raise OptionError(
             f"chunk_ms={chunk_ms}, past_ms={past_ms}, ahead_ms={ahead_ms}: "
-            "the chunk must be 1 or more, the others not negative"
+            "the chunk must be 1 or more, the others not negative, all finite"
         )
     chunk, past, ahead, fade = (
         round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, past_ms, ahead_ms, min(FADE_MS, chunk_ms))

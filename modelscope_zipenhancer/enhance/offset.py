@@ -24,9 +24,25 @@ class WithoutOffset:
 
 
 def centred(x: np.ndarray) -> np.ndarray:
-    """(samples,) without its mean if that counts; zeros at the end are no part of the recording."""
-    sound = x[: len(x) - np.argmax(x[::-1] != 0)]
-    mean = sound.mean(dtype=np.float64)
-    if mean**2 <= AUDIBLE**2 * np.mean(np.square(sound, dtype=np.float64)):
+    """(samples,) without its mean if that counts; zeros at either end are no part of the recording."""
+    sounding = extent(x)
+    sound = x[sounding]
+    total, energy = np.sum(sound, dtype=np.float64), np.sum(np.square(sound, dtype=np.float64))
+    if not counts(total, energy, len(sound)):
         return x
-    return np.concatenate([sound - np.float32(mean), x[len(sound) :]])
+    out = x.copy()
+    out[sounding] -= np.float32(total / len(sound))
+    return out
+
+
+def extent(x: np.ndarray) -> slice:
+    """From the first sample of (samples,) that isn't 0 to the last."""
+    heard = x != 0
+    if not heard.any():
+        return slice(0, 0)
+    return slice(int(np.argmax(heard)), len(x) - int(np.argmax(heard[::-1])))
+
+
+def counts(total: float, energy: float, samples: int) -> bool:
+    """Whether the mean of samples with this sum and this sum of squares is to be taken away."""
+    return total**2 > AUDIBLE**2 * energy * samples

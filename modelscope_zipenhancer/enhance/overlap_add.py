@@ -11,6 +11,7 @@ from ..audio.samples import BLOCK
 from ..errors import StreamError
 from ..runtime.backend import Backend, preferred_batch_size
 from .grid import MINIMUM, ONE_PASS, Grid
+from .offset import counts, extent
 
 GAINS = ("chunk", "recording")
 
@@ -127,10 +128,14 @@ def pieces(backend: Backend, x: np.ndarray, grid: Grid = Grid(), gain: str = "ch
 
 
 def _unit_rms_gain(x: np.ndarray) -> float | None:
-    """The factor that brings (samples,) to unit RMS; None of silence."""
-    blocks = np.array_split(x, 1 + len(x) // BLOCK)  # an hour is never float64 as a whole
+    """The factor that brings (samples,) to unit RMS, without an offset that counts; None of silence."""
+    sound = x[extent(x)]
+    blocks = np.array_split(sound, 1 + len(sound) // BLOCK)  # an hour is never float64 as a whole
     energy = float(sum(np.sum(np.square(block, dtype=np.float64)) for block in blocks))
-    return (len(x) / energy) ** 0.5 if energy else None
+    total = float(sum(np.sum(block, dtype=np.float64) for block in blocks))
+    if counts(total, energy, len(sound)):
+        energy -= total**2 / len(sound)
+    return (len(x) / energy) ** 0.5 if energy > 0 else None
 
 
 def _chunks(session: StreamingSession, x: np.ndarray) -> Iterator[np.ndarray]:

@@ -88,7 +88,7 @@ def mix_pairs(
             for path, x in ((clean_path, speech), (noise_path, noise)):
                 if np.max(np.abs(x)) <= SILENCE:
                     raise AudioError(f"{path!r} is silent where it would be mixed")
-        except AudioError as error:
+        except (AudioError, AudioNotFoundError) as error:
             note_failure(failures, Failure(clean_path, "pair", str(error)), on_error)
             continue
         for snr in snrs:

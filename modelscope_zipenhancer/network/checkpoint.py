@@ -1,5 +1,6 @@
 """A network's weights in a ModelScope model dir: loaded from any layout in use, saved in the released one."""
 
+import io
 import os
 import warnings
 import zipfile
@@ -134,5 +135,12 @@ def _fill(model: torch.nn.Module, entries: dict[str, Tensor], path: str) -> None
 def save_weights(model: ZipEnhancer, path: str) -> None:
     """Write the released layout, {'generator': entries}, which the built-in loads too."""
     entries = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    with replacing(path) as temporary:
-        torch.save({"generator": entries}, temporary)
+    save({"generator": entries}, path)
+
+
+def save(state: dict, path: str) -> None:
+    """torch.save, whole or not at all; OutputError if it can't be written (torch has an error of its own)."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(buffer.getbuffer())

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import ModelNotFoundError
-from ..names import HUB_ID
+from ..names import CONFIG_FILE, HUB_ID
 
 MODELS = Path(__file__).parents[1] / "models"  # bundled, a folder each
 
@@ -20,11 +20,11 @@ def find_model(name: str | os.PathLike) -> str:
         ModelNotFoundError: for an unknown name, or a model that can't be downloaded.
     """
     name = os.fspath(name)
+    bundled = sorted(entry.name for entry in MODELS.iterdir() if entry.is_dir())
+    if name in bundled and not os.path.isfile(os.path.join(name, CONFIG_FILE)):
+        return str(MODELS / name)  # a folder here that happens to be called so is no model
     if os.path.isdir(name):
         return name
-    bundled = sorted(entry.name for entry in MODELS.iterdir() if entry.is_dir())
-    if name in bundled:
-        return str(MODELS / name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelNotFoundError(
             f"unknown model {name!r}: give one of {', '.join(bundled)}, a model dir, or a hub id "

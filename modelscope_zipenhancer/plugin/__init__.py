@@ -199,7 +199,8 @@ def _fall_back_on_cache(module, name: str):
         try:
             return function(model, *args, **kwargs)
         except Exception as error:
-            folder = _cached(model)
+            revision = args[0] if args else kwargs.get("revision", kwargs.get("model_revision"))
+            folder = _cached(model, revision)
             if folder is None:
                 raise
             _log(f"the hub can't be asked about {model}, its copy in {folder} is used ({error})")
@@ -209,14 +210,15 @@ def _fall_back_on_cache(module, name: str):
     return lambda: setattr(module, name, function)
 
 
-def _cached(model) -> "str | None":
-    """The folder of a complete ZipEnhancer model in ModelScope's cache, or None."""
+def _cached(model, revision=None) -> "str | None":
+    """The folder of a complete ZipEnhancer model, of that revision, in ModelScope's cache, or None."""
     import json
 
     from modelscope.hub.snapshot_download import snapshot_download
 
     try:
-        folder = snapshot_download(model, local_files_only=True)
+        named = {} if revision is None else {"revision": revision}
+        folder = snapshot_download(model, local_files_only=True, **named)
         with open(os.path.join(folder, CONFIG_FILE), encoding="utf-8") as file:
             ours = json.load(file)["pipeline"]["type"] == MODEL_TYPE
     except Exception:  # not in the cache, no id at all, another kind of model

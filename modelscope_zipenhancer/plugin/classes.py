@@ -250,7 +250,7 @@ class ZipEnhancerPipeline(CheckedOutput):
         x = resample(to_mono(x), check_rate(rate), SAMPLE_RATE)
         factors = audio_norm_factors(x)
         # in place where the samples are nobody else's: an hour of audio is 230 MB
-        in_place = not hasattr(inputs, "shape") and x.dtype == np.float32
+        in_place = isinstance(inputs, (str, bytes, os.PathLike)) and x.dtype == np.float32
         return {"noisy": multiplied(x, factors, in_place), "scale": float(factors[0] * factors[1])}
 
     def forward(

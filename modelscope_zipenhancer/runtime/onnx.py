@@ -54,7 +54,7 @@ class OnnxBackend:
 
     def __init__(self, path: str, providers: list | None = None, threads: int | None = None) -> None:
         self.path, self.providers = path, providers or [PROVIDERS["cpu"]]
-        self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS") or 0)
+        self.threads = _omp_threads() if threads is None else threads
         self._session = self._open()
 
     def __getstate__(self) -> dict:
@@ -181,6 +181,12 @@ def load(
 def available(runtime: Any) -> list[str]:
     """The execution providers that this onnxruntime has."""
     return runtime.get_available_providers()
+
+
+def _omp_threads() -> int:
+    """OMP_NUM_THREADS, of several numbers (for nested loops) the first; 0, all cores, if that is none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _onnxruntime() -> Any:

@@ -109,8 +109,8 @@ class TrainConfig:
         folders = {key: options.pop(key, None) for key in ("clean", "noise", "noisy", "impulse_responses")}
         given = {key for key, folder in folders.items() if folder}
         if given == {"noisy", "clean"}:
-            crop = options.get("crop_samples", MixOptions.crop_samples)
-            return PairFolder(folders["noisy"], folders["clean"], crop)
+            mixing = _fill(MixOptions(), options, "data")  # of which pairs need but the one
+            return PairFolder(folders["noisy"], folders["clean"], mixing.crop_samples)
         if given - {"impulse_responses"} != {"clean", "noise"}:
             raise ConfigError(
                 f"data names the folders {', '.join(sorted(given)) or 'of nothing'}: give data.clean and "
@@ -173,6 +173,12 @@ def read_config(name: str | os.PathLike, settings: Sequence[str] = ()) -> TrainC
         raise ConfigError(f"valid: {_unknown(valid.keys() - set(VALID_KEYS), VALID_KEYS)}")
     if valid and not (valid.get("clean") and valid.get("noise")):
         raise ConfigError("valid names no folders: give valid.clean and valid.noise, or leave valid out")
+    snr = valid.get("snr", [0])
+    if not (isinstance(snr, list) and snr and all(map(_is_number, snr))):
+        raise ConfigError(f"valid.snr is {snr!r}, expected a list of numbers, in dB")
+    for key, least in (("count", 1), ("seed", 0)):
+        if not isinstance(valid.get(key, least), int) or valid.get(key, least) < least:
+            raise ConfigError(f"valid.{key} is {valid[key]!r}, expected a whole number from {least} on")
     if "steps" not in train:
         raise ConfigError(f"{path}: train.steps is missing: --set train.steps=3000")
     weights = train.get("weights") or {}

@@ -103,10 +103,11 @@ def train(
             row |= {name: float(np.mean(column)) for name, column in seen.items()}
             row["seconds_per_step"] = (time.monotonic() - started) / (step - first)
             add_row(os.path.join(out_dir, "log.csv"), step, row)
-            save_checkpoint(out_dir, parts, options.optimizer, step)
             save_model_dir(ema, out_dir)
             if validate and (step % options.valid_every < options.save_every or step == options.steps):
                 add_row(os.path.join(out_dir, "valid.csv"), step, validate(ema))
+            # the last, so that what a kill leaves out is done by the run that resumes
+            save_checkpoint(out_dir, parts, options.optimizer, step)
         seen = {}
     return ema
 

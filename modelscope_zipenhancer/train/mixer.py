@@ -34,7 +34,7 @@ class MixOptions:
     OptionError names a value that can't be.
     """
 
-    crop_samples: int = CROP_SAMPLES  # at 16 kHz, 1 or more
+    crop_samples: int = CROP_SAMPLES  # at 16 kHz, 201 or more
     # lowest and highest, drawn uniformly; of the speech as it is heard, reverberation included
     snr_db: tuple[float, float] = (-5.0, 20.0)
     clean_only: float = 0.03  # nearly no noise (40 dB): teaches to leave clean speech alone

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import AudioError, OptionError
 from ..evaluate.pairs import SILENCE, find_pairs
-from ..names import SAMPLE_RATE
+from ..names import N_FFT, SAMPLE_RATE
 from .augment import rms
 from .folders import Recording
 
@@ -54,7 +54,7 @@ class PairFolder(Batches):
         AudioNotFoundError: a folder without recordings.
         AudioError: recordings that are unpaired, can't be opened, or differ from their references in
             length or rate; the first three are named.
-        OptionError: crop_samples is no whole number from 1 on.
+        OptionError: crop_samples is no whole number from 201 on.
     """
 
     def __init__(
@@ -112,9 +112,10 @@ class PairFolder(Batches):
 
 
 def check_crop_samples(samples: int) -> None:
-    """OptionError if `samples` is no whole number from 1 on."""
-    if not isinstance(samples, int) or samples < 1:
-        raise OptionError(f"crop_samples is {samples!r}, expected a whole number from 1 on")
+    """OptionError if `samples` is no whole number, or too few for the STFT to reflect at the ends."""
+    least = N_FFT // 2 + 1
+    if not isinstance(samples, int) or samples < least:
+        raise OptionError(f"crop_samples is {samples!r}, expected a whole number from {least} on")
 
 
 def _listed(items: list[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from ..errors import CheckpointError
 from ..files import replacing
 from ..names import CONFIG_FILE, WEIGHTS_FILE
-from ..network.checkpoint import save_weights
+from ..network.checkpoint import save, save_weights
 from ..network.config import model_dir_configuration
 from ..network.zipenhancer import ZipEnhancer
 
@@ -38,8 +38,7 @@ def save_checkpoint(folder: str | os.PathLike, parts: Mapping[str, Any], optimiz
     parts: what has a `state_dict()`, by name. optimizer: the kind of it, as TrainOptions has it.
     """
     state = {name: part.state_dict() for name, part in parts.items()}
-    with replacing(os.path.join(folder, CHECKPOINT_FILE)) as temporary:
-        torch.save(state | {"step": step, "kind": optimizer}, temporary)
+    save(state | {"step": step, "kind": optimizer}, os.path.join(folder, CHECKPOINT_FILE))
 
 
 def resume(

@@ -619,3 +619,14 @@ def test_samples_beyond_any_full_scale_are_refused_since_their_squares_overflow(
     with pytest.raises(AudioError, match="beyond 1e.10, the first at 777"):
         load(by_soundfile("WAV", "FLOAT", x, 16000))
     assert len(load(by_soundfile("WAV", "FLOAT", speech(16000) * 2**31, 16000)).samples)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_a_big_endian_wav_is_read_as_the_built_in_reads_it(subtype):
+    file = io.BytesIO()
+    soundfile.write(file, speech(16000), 16000, format="WAV", subtype=subtype, endian="BIG")
+    assert file.getvalue()[:4] == b"RIFX"
+    expected = soundfile.read(io.BytesIO(file.getvalue()), dtype="float32", always_2d=True)[0]
+    samples, _, warnings = load(file.getvalue())
+    np.testing.assert_array_equal(samples, expected)
+    assert not warnings

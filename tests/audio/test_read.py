@@ -2,6 +2,7 @@
 
 import base64
 import io
+import mmap
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from recordings import by_av, by_soundfile, speech
 
 from modelscope_zipenhancer.audio.policy import OPEN, SERVED, Policy
 from modelscope_zipenhancer.audio.read import load, read
-from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError
+from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError, OptionError
 
 WAV = by_soundfile("WAV", "PCM_16", speech(16000), 16000)
 SAMPLES = soundfile.read(io.BytesIO(WAV), dtype="float32", always_2d=True)[0]
@@ -232,3 +233,60 @@ def test_a_data_url_may_hold_any_text():
     for letter in ("\udc80", "\ud800", "\u00e9", "\0"):
         with pytest.raises(AudioError, match="the data URL is"):
             load(f"data:,{letter}")
+
+
+def test_a_response_of_a_server_in_chunks_is_read_whole():
+    class Response:  # as http.client's: no seek, and of read(n) what has arrived
+        def __init__(self):
+            self.data = io.BytesIO(WAV)
+
+        def read(self, *amount):
+            assert amount != (-1,)
+            return self.data.read(*[min(n, 1000) for n in amount])
+
+    for policy in (OPEN, SERVED):
+        np.testing.assert_array_equal(load(Response(), policy=policy).samples, SAMPLES)
+
+
+def test_an_mmap_is_an_open_file(tmp_path):
+    (tmp_path / "a.wav").write_bytes(WAV)
+    with (
+        open(tmp_path / "a.wav", "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        np.testing.assert_array_equal(load(mapped).samples, SAMPLES)
+
+
+def test_a_file_that_is_closed_is_named(tmp_path):
+    (tmp_path / "a.wav").write_bytes(WAV)
+    with open(tmp_path / "a.wav", "rb") as file:
+        pass
+    with pytest.raises(AudioError, match="a.wav' can't be read: .*closed"):
+        load(file)
+
+
+def test_a_memoryview_may_have_gaps():
+    np.testing.assert_array_equal(
+        load(memoryview(np.repeat(np.frombuffer(WAV, "u1"), 2))[::2]).samples, SAMPLES
+    )
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 44100.5, float("nan")])
+def test_a_rate_that_can_not_be_is_refused(rate):
+    with pytest.raises(OptionError, match="a sample rate of"):
+        load(SAMPLES, rate)
+
+
+def test_a_rate_that_disagrees_with_the_recordings_own_is_refused(tmp_path):
+    (tmp_path / "a.wav").write_bytes(WAV)
+    for source in (WAV, str(tmp_path / "a.wav"), {"bytes": WAV, "path": None}, (SAMPLES, 16000)):
+        assert load(source, 16000).sample_rate == 16000
+        with pytest.raises(AudioError, match="is at 16000 Hz, and sample_rate=8000 was given"):
+            load(source, 8000)
+
+
+def test_a_file_url_may_name_the_machine(tmp_path):
+    (tmp_path / "a b.wav").write_bytes(WAV)
+    url = (tmp_path / "a b.wav").as_uri()
+    for text in (url, url.replace("file://", "file://localhost")):
+        np.testing.assert_array_equal(load(text).samples, SAMPLES)

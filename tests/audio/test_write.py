@@ -271,3 +271,21 @@ def test_a_name_in_another_encoding_than_the_file_systems_is_written_and_read(su
     write(tmp_path / name, X, 16000, bits=None)
     assert os.listdir(tmp_path) == [name]
     assert load(tmp_path / name).samples.shape == (len(X), 1)
+
+
+def test_a_name_with_a_nul_is_refused_and_no_other_file_is_written(tmp_path):
+    (tmp_path / "important.txt").write_text("precious")
+    with pytest.raises(OutputError, match="a name has no NUL"):
+        write(f"{tmp_path}/important.txt\0.wav", X, 16000)
+    assert (tmp_path / "important.txt").read_text() == "precious" and os.listdir(tmp_path) == [
+        "important.txt"
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["f2", ">f4", ">f8", "g"])
+@pytest.mark.parametrize("bits", ["16", "32f"])
+def test_floats_of_any_size_and_order_are_written_as_float32(dtype, bits, tmp_path):
+    x = np.concatenate([[1.0, 0.5, -1.0], X]).astype(dtype)
+    write(tmp_path / "a.wav", x, 16000, bits=bits)
+    got, _ = soundfile.read(tmp_path / "a.wav")
+    assert np.abs(got - x.astype(float)).max() <= 1 / 32768

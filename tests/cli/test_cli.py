@@ -110,6 +110,7 @@ def test_strength_and_bandwidth_reach_the_sound(here, monkeypatch):
         (["empty"], "no recordings in the folder 'empty'"),
         (["empty/*.wav"], "no file matches"),
         (["http://127.0.0.1:9/x.wav"], "can't be fetched"),
+        ([EXAMPLE.as_uri(), "-o", EXAMPLE], "is the input: name another with -o, or pass --overwrite"),
     ],
 )
 def test_a_failure_is_one_line_with_the_remedy_and_a_code(arguments, message, here, capsys):
@@ -134,6 +135,11 @@ def test_a_failure_is_one_line_with_the_remedy_and_a_code(arguments, message, he
         (["a.wav", "-", "-o", "x"], "give no other input"),
         (["-", "--resume"], "--resume: not with -"),
         (["-", "--rate", "8000", "--format", "wav"], "not for raw PCM"),
+        (["-", "--rate", "8000", "--bits", "24"], "not for raw PCM"),
+        (["-", "--rate", "0"], "a sample rate of 0 Hz"),
+        (["http://[x/a.wav", "-o", "out.wav"], "is no URL"),
+        (["a.wav", "-o", "out.wav", "--report", "a.wav"], "--report 'a.wav' is a recording of this run"),
+        (["a.wav", "-o", "out.wav", "--report", "out.wav"], "--report 'out.wav' is a recording of this run"),
         (["a.wav", "b.wav", "-o", "out.wav"], "name a folder"),
         (["a.wav", "b.wav", "-o", "out", "--plot", "p.png"], "--plot draws one recording, these are 2"),
         (["a.wav", "-o", "out.wav", "--format", "flac"], "disagree"),
@@ -188,6 +194,19 @@ def test_a_picture_of_any_length_can_be_drawn(samples, tmp_path):
 # ---- many --------------------------------------------------------------------------------------
 
 
+def test_before_is_what_was_there_before_the_output_took_its_place(here, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    silent = classmethod(lambda cls, *arguments: cls(lambda waveform, gain=None: 0 * waveform))
+    monkeypatch.setattr(Enhancer, "from_pretrained", silent)
+    monkeypatch.setattr(
+        "modelscope_zipenhancer.evaluate.spectrogram.save_plot", lambda path, *sides: drawn.extend(sides)
+    )
+    write(here / "a.wav")
+    assert enhance("a.wav", "-o", "a.wav", "--overwrite", "--plot", "a.png") == 0
+    assert drawn[0].any() and not drawn[1].any()
+
+
 def test_of_a_folder_of_200_with_10_broken_ones_190_are_written_and_10_are_named(here, identity, capsys):
     for i in range(200):
         path = here / "in" / f"{i % 7}" / f"{i:03}.wav"
@@ -231,6 +250,14 @@ def test_a_glob_that_the_shell_left_alone_is_expanded_below_its_folder(here, ide
     assert tree(here / "two") == ["three/sub/c.flac"]
     write(here / "odd[1].wav")
     assert enhance("odd[1].wav", "-o", "one.wav") == 0
+
+
+def test_a_glob_from_the_root_on_writes_nowhere_else(here, identity, monkeypatch):
+    rooted = [str(write(here / "in" / "x" / "a.wav")), str(write(here / "in" / "y" / "a.wav"))]
+    monkeypatch.setattr("glob.glob", lambda pattern, recursive: rooted)
+    assert enhance("/*/a.wav", "-o", "out") == 0
+    inside = here.relative_to(here.anchor).as_posix()
+    assert tree(here / "out") == [f"{inside}/in/x/a.wav", f"{inside}/in/y/a.wav"]
 
 
 def test_outputs_below_the_input_folder_are_not_taken_for_inputs(here, identity):
@@ -495,6 +522,25 @@ def test_raw_pcm_can_become_a_file(identity, stdin, tmp_path):
     assert enhance("-", "--rate", 44_100, "-o", tmp_path / "out.wav") == 0
     info = soundfile.info(tmp_path / "out.wav")
     assert (info.samplerate, info.frames) == (44_100, 4410)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_behind_stdout_is_one_line(small_model_dir, tmp_path):
+    noisy = write(tmp_path / "a.wav")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "modelscope_zipenhancer", "enhance", noisy, "-o", "-"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+def test_a_stdin_or_stdout_that_is_closed_is_one_line(here, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert enhance("-", "-o", "out.wav") == 2
+    assert "stdin or stdout, which is closed" in capsys.readouterr().err and not tree(here)
 
 
 @pytest.mark.parametrize("arguments", [["-"], ["-", "--rate", "16000"]])

@@ -1,5 +1,6 @@
 """The library's object: with the bundled model, and with backends that need none."""
 
+import io
 import tracemalloc
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
+from modelscope_zipenhancer.errors import ForbiddenError, ModelNotFoundError, OptionError, OutputError
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.pretrained import MODELS, find_model
 
@@ -69,6 +71,30 @@ def test_an_offset_of_the_waveform_changes_nothing(tiny, seconds):
     assert abs(with_it.mean()) < 0.01
     # chunks differ in their last bits, and the network reads wrapped phase
     assert level_db(with_it - without) < level_db(without) - 25
+
+
+@pytest.mark.parametrize("gain", ["chunk", "recording"])
+def test_an_offset_reaches_the_network_neither_with_one_gain_nor_behind_silence(gain):
+    levels = []
+
+    def backend(waveform, gain=None):
+        levels.extend(np.std(waveform, axis=1) * (1 if gain is None else gain))
+        return waveform
+
+    x = np.concatenate([np.zeros(16_000), noise(112_000)[:, 0], np.zeros(16_000)]).astype(np.float32)
+    offset = 0.3 * (x != 0).astype(np.float32)
+    Enhancer(backend)(x, gain=gain)
+    without = levels.copy()
+    levels.clear()
+    Enhancer(backend)(x + offset, gain=gain)
+    np.testing.assert_allclose(levels, without, rtol=0.01)
+
+
+def test_the_start_of_a_stream_hears_no_offset():
+    heard = []
+    stream = Enhancer(lambda waveform, gain=None: heard.extend(waveform) or waveform).stream()
+    stream.feed(noise(48_000)[:, 0] + np.float32(0.3))
+    assert len(heard) > 1 and all(abs(x[x != 0].mean()) < 0.001 for x in heard)
 
 
 def test_a_recording_without_an_offset_is_heard_bit_for_bit():
@@ -236,6 +262,28 @@ def test_an_output_that_can_not_be_written_is_refused_before_the_work(tmp_path):
 
     with pytest.raises(OutputError, match="no folder"):
         Enhancer(never).enhance_file(EXAMPLE, tmp_path / "missing" / "out.wav")
+
+
+def test_a_batch_of_a_data_set_takes_the_options_of_a_call():
+    enhancer = Enhancer(identity)
+    cells = enhancer.map_batch({"audio": [noise(8000)]}, format="WAV", sample_rate=8000)["audio"]
+    assert soundfile.info(io.BytesIO(cells[0]["bytes"])).samplerate == 8000
+    with pytest.raises(ForbiddenError, match="isn't allowed here"):
+        enhancer.map_batch({"audio": [str(EXAMPLE)]}, policy=SERVED)
+    with pytest.raises(OutputError, match="unknown audio format '.m4a'"):
+        enhancer.map_batch({"audio": iter(())}, format="m4a")
+
+
+def test_a_rate_that_is_a_whole_number_may_be_a_float():
+    assert Enhancer(identity).enhance(noise(4410), 44_100.0).shape == (4410, 1)
+
+
+def test_a_folder_that_is_called_as_a_bundled_model_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_model("tiny") == str(MODELS / "tiny")
+    (tmp_path / "tiny" / "configuration.json").write_text("{}")
+    assert find_model("tiny") == "tiny"
 
 
 def test_progress_is_that_of_all_channels():

@@ -165,6 +165,7 @@ def test_the_async_form_gives_what_the_other_gives():
         ({"chunk_ms": 0}, "chunk_ms=0"),
         ({"past_ms": -1}, "past_ms=-1"),
         ({"ahead_ms": float("nan")}, "ahead_ms=nan"),
+        ({"chunk_ms": float("inf")}, "chunk_ms=inf"),
         ({"sample_rate": 0}, "0 Hz"),
         ({"channels": 0}, "channels=0"),
         ({"strength": -3}, "strength=-3"),

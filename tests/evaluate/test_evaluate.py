@@ -353,6 +353,16 @@ def test_silent_speech_or_noise_is_refused_or_left_out_of_the_mixtures(sources):
 # ---- evaluation
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_speech_that_is_not_there_is_refused_or_left_out_of_the_mixtures(sources):
+    (sources / "speech" / "gone.wav").symlink_to(sources / "nowhere.wav")
+    folders = sources / "speech", sources / "noises"
+    with pytest.raises(AudioError, match="no audio file at"):
+        pairs.mix_pairs(*folders, [0], 3, sources / "out")
+    found, failures = pairs.mix_pairs(*folders, [0], 3, sources / "out", on_error="skip")
+    assert len(found) == 2 and "gone.wav" in failures[0].reason
+
+
 def test_rows_have_all_eight_measures_and_agree_however_many_processes(folders):
     found, _ = pairs.find_pairs(folders / "clean", folders / "noisy")
     before = os.environ.get("OMP_NUM_THREADS")
@@ -523,6 +533,7 @@ def test_what_the_command_leaves_out_it_names_and_counts(folders, capsys):
         (["--noise", "x"], "--clean"),
         (["--clean", "x", "--enhanced", "y", "--model", "tiny"], "--model needs"),
         (["--clean", "x", "--noisy", "y", "--count", "0"], "--count"),
+        (["--clean", "x", "--noisy", "y", "--enhanced", "noisy"], "two systems would be called 'noisy'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, said, capsys):

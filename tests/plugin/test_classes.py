@@ -51,6 +51,25 @@ def expected(ans) -> dict:
     return ans(wav_bytes())
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda x: x,
+        lambda x: (x, 16000),
+        lambda x: {"array": x, "sampling_rate": 16000},
+        lambda x: (torch.from_numpy(x), 16000),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_the_callers_samples_stay_as_they_are(ans, held, read_only):
+    x = SPEECH.astype(np.float32)
+    before = x.copy()
+    x.flags.writeable = not read_only
+    ans(held(x))
+    np.testing.assert_array_equal(x, before)
+
+
 @pytest.fixture
 def wav_path(tmp_path):
     path = tmp_path / "noisy.wav"

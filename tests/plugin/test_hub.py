@@ -57,6 +57,21 @@ except Exception as error:
     assert "builtin ValueError" in printed and "unknown ValueError" in printed
 
 
+def test_a_revision_that_the_hub_does_not_have_is_not_replaced_by_another_in_the_cache(
+    hub, run_python, tmp_path
+):
+    program = f"""
+MODELS = [{DAMO!r}]
+{CALL}
+try:
+    pipeline(Tasks.acoustic_noise_suppression, model={DAMO!r}, model_revision="v9.9")
+except Exception as error:
+    print("refused", type(error).__name__)
+"""
+    printed = run_python(program, **hub.environment(tmp_path / "cache"), **QUICK_RETRIES)
+    assert enhanced(printed) == 1 and "refused" in printed
+
+
 def test_a_pipeline_name_and_a_model_id_go_together(hub, run_python, tmp_path):
     call = CALL.replace("model=model", "model=model, pipeline_name=model.partition('/')[2]")
     assert call != CALL

@@ -159,6 +159,9 @@ def test_threads_are_as_many_as_asked_for(small_dir, monkeypatch):
     assert load_backend("onnx", small_dir, threads=2).threads == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert load_backend("onnx", small_dir).threads == 3
+    for value, threads in (("2,1", 2), ("many", 0)):  # of nested loops; of no meaning
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert load_backend("onnx", small_dir).threads == threads
     with pytest.raises(OptionError, match="threads=0"):
         load_backend("onnx", small_dir, threads=0)
 

@@ -10,6 +10,7 @@ import soundfile
 from conftest import QUICK, ROOT, noisy_speech, seeded_model
 
 from modelscope_zipenhancer.enhance import overlap_add
+from modelscope_zipenhancer.enhance.offset import WithoutOffset
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -42,6 +43,20 @@ def test_it_is_short_and_needs_nothing_else():
     assert not any(isinstance(node, ast.ImportFrom) for node in nodes)
 
 
+@pytest.mark.parametrize("samples, offset", ((16000, 0.0), (16000, 0.1), (120001, 0.3)))
+def test_it_hears_no_offset(example, samples, offset):
+    class Session:
+        def run(self, names, inputs):
+            self.heard = inputs["waveform"][0]
+            return [inputs["waveform"]]
+
+    session, backend = Session(), WithoutOffset(lambda waveform: waveform)
+    x = noisy_speech(13.0)[:samples] + np.float32(offset)
+    expected = overlap_add.enhance(backend, x)
+    assert np.abs(example.enhance(session, x) - expected).max() < 1e-6
+    assert abs(session.heard[session.heard != 0].mean()) < 0.01
+
+
 @pytest.mark.parametrize(
     "samples", (1, 32000, 96000, 96001, 112000, 112001, 119000, 120000, 120001, 128000, 168000, 200001)
 )
@@ -54,7 +69,7 @@ def test_it_cuts_and_joins_as_the_package_does(example, samples):
             return [backend(inputs["waveform"])]
 
     x = noisy_speech(13.0)[:samples]
-    expected = overlap_add.enhance(backend, x)
+    expected = overlap_add.enhance(WithoutOffset(backend), x)
     assert np.abs(example.enhance(Session(), x) - expected).max() < 1e-6
 
 

@@ -45,6 +45,22 @@ def test_a_killed_run_is_resumed_as_if_it_had_not_been(metric, folders, tmp_path
     ]
 
 
+def test_a_run_that_was_killed_at_its_last_step_is_finished_by_the_next(folders, tmp_path, monkeypatch):
+    mixer, options = Mixer(*folders, MixOptions(crop_samples=2000)), TrainOptions(1, batch_size=1)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    validated = []
+    for name in ("save_model_dir", "add_row"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(loop, name, killed)
+            train(SMALL, mixer, options, str(tmp_path), validate=lambda model: {"x": 1.0})
+    train(SMALL, mixer, options, str(tmp_path), validate=lambda model: validated.append(1) or {"x": 1.0})
+    assert validated == [1] and (tmp_path / "valid.csv").read_text().split() == ["step,x", "1,1.0"]
+    assert load_model(str(tmp_path)).config.channels == SMALL.channels
+
+
 def test_dropout_is_the_models_own_unless_the_run_says_otherwise(folders, tmp_path, monkeypatch):
     seen = []
 

@@ -1,5 +1,7 @@
 """A run's folder: what it is resumed from."""
 
+import os
+
 import pytest
 import torch
 
@@ -42,6 +44,23 @@ def test_a_damaged_checkpoint_is_refused_and_named(tmp_path):
     with pytest.raises(CheckpointError, match="checkpoint.pt can't be resumed from"):
         resume(tmp_path, {}, "adamw", "cpu")
     assert resume(tmp_path / "nowhere", {}, "adamw", "cpu") == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of Unix")
+def test_a_disk_that_is_full_is_an_output_error_and_leaves_nothing(tmp_path, run_python):
+    program = f"""
+import resource, signal, torch
+from modelscope_zipenhancer.errors import OutputError
+from modelscope_zipenhancer.train.run_folder import save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
+try:
+    save_checkpoint({str(tmp_path)!r}, {{"model": torch.nn.Linear(100, 100)}}, "adamw", 1)
+except OutputError as error:
+    print(error)
+"""
+    assert "checkpoint.pt' can't be written: File too large" in run_python(program)
+    assert not os.listdir(tmp_path)
 
 
 def test_rows_after_the_checkpoint_are_replaced_and_new_columns_added(tmp_path):

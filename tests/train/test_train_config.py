@@ -10,7 +10,7 @@ import soundfile
 
 from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.cli import main
-from modelscope_zipenhancer.errors import ConfigError
+from modelscope_zipenhancer.errors import ConfigError, OptionError
 from modelscope_zipenhancer.network.config import ModelConfig
 from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.train.config import CONFIGS, read_config
@@ -59,6 +59,10 @@ def test_noisy_and_clean_folders_are_taken_as_pairs(tmp_path):
     path.write_text(json.dumps({"model": "tiny", "data": data, "train": {"steps": 1}}))
     batches = read_config(str(path)).batches()
     assert isinstance(batches, PairFolder) and batches.batch(0, 0, 2)[0].shape == (2, 3000)
+    with pytest.raises(ConfigError, match="unknown crop_sampels"):
+        read_config(str(path), ["data.crop_sampels=16000"]).batches()
+    with pytest.raises(OptionError, match="crop_samples is 200, expected a whole number from 201 on"):
+        read_config(str(path), ["data.crop_samples=200"]).batches()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,9 @@ def test_noisy_and_clean_folders_are_taken_as_pairs(tmp_path):
         (["data=3"], "'data' is 3, expected an object"),
         (['valid={"clean": "a", "noise": "b", "snrs": [1]}'], "unknown snrs"),
         (['valid={"clean": "a"}'], "give valid.clean and valid.noise"),
+        (["valid.clean=a", "valid.noise=b", "valid.snr=5"], "valid.snr is 5, expected a list"),
+        (["valid.clean=a", "valid.noise=b", "valid.seed=-1"], "valid.seed is -1"),
+        (["valid.clean=a", "valid.noise=b", "valid.count=0"], "valid.count is 0"),
         (["steps"], "expected key=value"),
         (["train.steps.more=1"], "nothing can be set in it"),
         (["modle=tiny"], "unknown modle"),
@@ -98,6 +105,12 @@ def test_a_config_that_is_not_there_or_no_json_is_refused(tmp_path):
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(ConfigError, match="expected an object"):
         read_config(tmp_path / "bad.json")
+
+
+def test_a_run_whose_folder_is_a_file_is_refused_in_one_line(small_run, capsys, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    assert main(["train", "tiny", "--out", str(tmp_path / "run"), "--set", *small_run, "train.steps=1"]) == 1
+    assert "can't be made" in capsys.readouterr().err and (tmp_path / "run").read_text() == "a file"
 
 
 def test_without_its_folders_a_config_says_what_to_give(capsys, tmp_path):
