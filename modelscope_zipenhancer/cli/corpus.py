@@ -73,7 +73,7 @@ def run(args) -> int:
     if args.retries < 0 or not args.patience > 0:
         raise OptionError(f"--retries {args.retries} --patience {args.patience}: 0 or more, and more than 0")
 
-    from ..corpus.make import make, plan
+    from ..corpus.make import FAILED_BEFORE, make, plan
     from ..corpus.run import PLACES, Care, Work
     from .progress import Progress
 
@@ -111,8 +111,8 @@ def run(args) -> int:
         try:
             with contextlib.closing(made):
                 for job, results in made:
-                    if job is None:
-                        progress.skip()
+                    if job in (None, FAILED_BEFORE):
+                        progress.skip(failed=job is not None)
                         continue
                     for result in results:
                         for problem in (*result.warnings, *([result.error] if result.error else [])):
@@ -122,11 +122,14 @@ def run(args) -> int:
             return complain(f"interrupted: {progress.text()}; the same command goes on", 130)
         finally:
             signal.signal(signal.SIGTERM, before)
-    skipped = f", {progress.before} done before or another part's" if progress.before else ""
+    before = progress.before - progress.failed_before
+    skipped = f", {before} done before or another part's" if before else ""
+    if progress.failed_before:
+        skipped += f", {progress.failed_before} failed before (--retry-failed does them again)"
     failed = f", {progress.failed} failed" if progress.failed else ""
     work = f": {speed(progress.seconds, progress.spent)} with model {args.model}" if progress.done else ""
     say(f"{progress.done} done{skipped}{failed}{work}")
-    return 1 if progress.failed else 0
+    return 1 if progress.failed or progress.failed_before else 0
 
 
 def hash_of(model: str) -> str:

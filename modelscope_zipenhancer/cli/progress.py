@@ -76,7 +76,8 @@ class Progress:
     """
 
     def __init__(self, jobs: int):
-        self.jobs, self.ended, self.before = jobs, 0, 0  # before: what an earlier run did
+        self.jobs, self.ended = jobs, 0
+        self.before, self.failed_before = 0, 0  # what earlier runs did, and what of that failed
         self.seconds, self.done, self.failed = 0.0, 0, 0
         self.started = self._said = time.monotonic()
         self._bar = tqdm(
@@ -94,10 +95,11 @@ class Progress:
     def __exit__(self, *_):
         self._bar.close()
 
-    def skip(self) -> None:
-        """Note a job that an earlier run has done."""
+    def skip(self, failed: bool = False) -> None:
+        """Note a job that an earlier run has done, or that failed there."""
         self.ended += 1
         self.before += 1
+        self.failed_before += failed
 
     def finish(self, results: list[Result]) -> None:
         """Note that a job has ended."""

@@ -113,7 +113,7 @@ def read(job: Job, options: dict) -> Recording:
     if not part:
         return load(storage.read_source(job.source) if remote else job.source, strict=strict)
     if not remote and not re.match(r"https?://", job.source, re.IGNORECASE):
-        recording = _read_part(job)
+        recording = _read_part(job, strict)
         if recording:
             return recording
     x, rate, warnings = load(storage.read_source(job.source) if remote else job.source, strict=strict)
@@ -121,8 +121,11 @@ def read(job: Job, options: dict) -> Recording:
     return _part(job, x[start:stop], rate, stop, warnings)
 
 
-def _read_part(job: Job) -> Recording | None:
-    """The part of a local file, without reading the rest; None where that can't be had to the sample."""
+def _read_part(job: Job, strict: bool) -> Recording | None:
+    """The part of a local file, without reading the rest; None where that can't be had to the sample.
+
+    strict: nor where the file has less than the part: the whole is read then, and refused if it was cut off.
+    """
     with storage.open_source(job.source) as file:
         try:
             with soundfile.SoundFile(file) as sound:
@@ -130,6 +133,8 @@ def _read_part(job: Job) -> Recording | None:
                     return None
                 rate = sound.samplerate
                 start, stop = _samples(job, rate)
+                if strict and (stop is None or stop > sound.frames):
+                    return None
                 sound.seek(min(start, sound.frames))
                 x = sound.read(-1 if stop is None else stop - start, "float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError):

@@ -164,7 +164,9 @@ def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
             raise AudioNotFoundError(f"no recordings in the folder {item!r}: none ends as audio files do")
     elif _is_pattern(item):
         base = os.path.dirname(re.split(r"[*?\[]", item)[0]) or "."
+        outputs = os.path.join(real_path(output), "") if output else None
         found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
+        found = [path for path in found if not (outputs and real_path(path).startswith(outputs))]
         if not found:
             raise AudioNotFoundError(f"no file matches {item!r}")
         yield from ((path, os.path.relpath(path, base)) for path in found)

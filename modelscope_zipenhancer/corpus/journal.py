@@ -32,6 +32,7 @@ class _Place:
     offset: int
     length: int
     failed: bool
+    source: str  # of a recording
 
 
 class Journal:
@@ -58,9 +59,7 @@ class Journal:
         self._file: int | None = None
         self._buffer: list[bytes] = []
         self._flushed, self._written = time.monotonic(), 0
-        if storage.exists(manifest := storage.join(out, MANIFEST)):
-            with storage.open_source(manifest) as file:
-                self._take(file)
+        self._take_manifest()
         self._take_journals()
 
     def __enter__(self) -> "Journal":
@@ -71,12 +70,14 @@ class Journal:
             self._flush()
         if self._file is not None:
             os.close(self._file)
-        if self._lock is not None:
-            os.close(self._lock)
+        self._unlock()
         self._spool.close()
 
     def left(self, jobs: Sequence[Any], retry_failed: bool = False) -> list[Any]:
-        """The jobs of this part that have no row, or whose output has gone."""
+        """The jobs of this part that have no row, or whose output has gone.
+
+        Raises OptionError where the folder has the output of another recording under the name of a job's.
+        """
         number, parts = self.part
         there = _Folders()
         todo = []
@@ -88,13 +89,27 @@ class Journal:
                 todo += [job] * retry_failed
             elif not storage.is_remote(job.output) and not there.has(job.output):
                 todo.append(job)
+            elif isinstance(job, Job) and _are_two(place.source, job.source):
+                raise OptionError(
+                    f"{job.output!r} has been made of {place.source!r}, now it would be of {job.source!r}: "
+                    "name another folder with -o"
+                )
         return todo
+
+    def failed(self, jobs: Sequence[Any]) -> int:
+        """How many jobs of this part failed in an earlier run."""
+        number, parts = self.part
+        places = (self._places.get(self.key(job)) for job in jobs[number - 1 :: parts])
+        return sum(place.failed for place in places if place)
 
     def add(self, job: Any, results: Sequence[Result]) -> None:
         """Write the rows of a job; its audio is there. OutputError if that can't be."""
+        key = self.key(job)
         rows = [self._row(job, result) for result in results]
+        if not rows:  # a shard without recordings has a row all the same, so that it is done
+            rows = [{"path": key, "source": job.source, "shard": key, "status": "empty"}]
         line = _line(rows)
-        self._places[self.key(job)] = _Place(self._spool.seek(0, os.SEEK_END), len(line), _failed(rows))
+        self._places[key] = self._place(rows, len(line))
         self._spool.write(line)
         self._buffer.append(line)
         if not storage.is_remote(self.out) or time.monotonic() - self._flushed > FLUSH:
@@ -102,22 +117,39 @@ class Journal:
 
     def rows(self, job: Any) -> list[dict] | None:
         """The rows of a job, if it has ended."""
-        place = self._places.get(self.key(job))
+        return self._rows(self.key(job))
+
+    def _rows(self, key: str) -> list[dict] | None:
+        place = self._places.get(key)
         if place is None:
             return None
         self._spool.seek(place.offset)
         return json.loads(self._spool.read(place.length))
 
+    def _place(self, rows: list[dict], length: int) -> _Place:
+        """Where a line of so many bytes will lie that is written next."""
+        return _Place(self._spool.seek(0, os.SEEK_END), length, _failed(rows), rows[0].get("source", ""))
+
     def finish(self, jobs: Sequence[Any], manifest: Any = None) -> bool:
-        """Write the manifests, if all jobs have ended, other parts' too; returns whether they have."""
+        """Write the manifests, if all jobs have ended, other parts' too; returns whether they have.
+
+        What earlier runs did of other inputs stays in zipenhancer.jsonl, before the rows of these.
+        """
         self._flush()
         if self.part[1] > 1:
-            self._take_journals()  # what others did meanwhile
+            self._unlock()  # before the look at the others: of two that end at once, one at least sees none
+            if any(_is_held(lock) for lock in self._locks()):
+                return False
+            self._take_manifest()  # what others did meanwhile
+            self._take_journals()
         if any(self.key(job) not in self._places for job in jobs):
             return False
+        keys = dict.fromkeys(self.key(job) for job in jobs)
+        there = _Folders()
+        others = [key for key in self._places if key not in keys and self._stays(key, there)]
         with storage.writer(storage.join(self.out, MANIFEST)) as file:
-            for job in jobs:
-                for row in self.rows(job) or ():
+            for key in (*others, *keys):
+                for row in self._rows(key) or ():
                     file.write(
                         json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
                     )
@@ -171,7 +203,7 @@ class Journal:
         def put(rows: list[dict]) -> None:
             line = _line(rows)
             key = rows[0].get("shard") or rows[0]["path"]
-            place = _Place(self._spool.seek(0, os.SEEK_END), len(line), _failed(rows))
+            place = self._place(rows, len(line))
             if not place.failed or key not in self._places:  # clocks jump: the order of runs isn't known
                 self._places[key] = place
                 self._spool.write(line)
@@ -193,6 +225,17 @@ class Journal:
                 put(value)
         if shard:
             put(shard)
+
+    def _take_manifest(self) -> None:
+        """Put what a finished run wrote into the spool."""
+        if storage.exists(manifest := storage.join(self.out, MANIFEST)):
+            with storage.open_source(manifest) as file:
+                self._take(file)
+
+    def _stays(self, key: str, there: "_Folders") -> bool:
+        """Whether what an earlier run wrote is there, or failed."""
+        output = storage.join(self.out, key)
+        return self._places[key].failed or storage.is_remote(output) or there.has(output)
 
     def _take_journals(self) -> None:
         """Put what is in the journals of this and other runs into the spool; of each file what is new."""
@@ -255,17 +298,62 @@ class Journal:
         if storage.is_remote(self.out):
             return None
         number, parts = self.part
-        lock = os.open(os.path.join(self.folder, f"lock-{number}-of-{parts}"), os.O_RDWR | os.O_CREAT, 0o666)
+        path = os.path.join(self.folder, f"lock-{number}-of-{parts}")
+        unlike = [lock for lock in self._locks() if not lock.endswith(f"-of-{parts}")]
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            busy = any(map(_is_held, unlike))  # runs that share the work otherwise
         except BlockingIOError:
-            os.close(lock)
-            raise OptionError(
-                f"another run is at work on {self.out!r}: wait for it, or take --part"
-            ) from None
+            busy = True
         except OSError:
-            pass  # a file system without locks
+            busy = False  # a file system without locks
+        if busy:
+            os.close(lock)
+            raise OptionError(f"another run is at work on {self.out!r}: wait for it, or take --part")
         return lock
+
+    def _locks(self) -> list[str]:
+        """The lock files of all runs."""
+        if storage.is_remote(self.out):
+            return []
+        return [
+            os.path.join(self.folder, name) for name in os.listdir(self.folder) if name.startswith("lock-")
+        ]
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _is_held(path: str) -> bool:
+    """Whether a process has the lock."""
+    try:
+        import fcntl
+
+        lock = os.open(path, os.O_RDWR)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return False
+
+
+def _are_two(one: str, other: str) -> bool:
+    """Whether both are files here, and not the same: a path is written otherwise in another folder."""
+    if one == other:
+        return False
+    try:
+        return not os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 class _Folders:

@@ -16,6 +16,8 @@ from .report import Result
 from .run import Work, run
 from .shards import find_shards
 
+FAILED_BEFORE = "failed before"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -44,13 +46,23 @@ def plan(inputs: list[str], out: str, suffix: str | None = None, column: str | N
         if len(inputs) > 1:
             raise OptionError(f"{manifests[0]!r} is a manifest: give it alone, other inputs in other runs")
         manifest = Manifest(inputs[0])
-        if storage.join(out, manifest.name) == manifest.path:
+        if storage.canonical(storage.join(out, manifest.name)) == storage.canonical(manifest.path):
             raise OptionError(f"-o {out!r} is the folder of the manifest, which would be written over")
+        if manifest.name == MANIFEST:
+            raise OptionError(
+                f"{MANIFEST} is what the manifest of the outputs is called: rename {inputs[0]!r}"
+            )
         jobs: Sequence[Any] = manifest.jobs(out, suffix)
     else:
         manifest = None
         jobs = find_shards(inputs, out, suffix, column) or _files(inputs, out, suffix)
-    refuse_inputs_as_outputs([job for job in jobs if not storage.is_remote(job.output)])
+    if storage.is_remote(out):
+        sources = {storage.canonical(job.source) for job in jobs}
+        over = next((job.output for job in jobs if storage.canonical(job.output) in sources), None)
+        if over:
+            raise OptionError(f"the output {over!r} is an input: name another folder with -o")
+    else:
+        refuse_inputs_as_outputs(jobs)
     return Plan(out, jobs, manifest)
 
 
@@ -61,6 +73,10 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
     jobs = find_jobs(local, into, suffix) if local else []
     for item in set(inputs) - set(local):
         names = [name for name in storage.names_below(item) if is_recording(name)]
+        folder, outputs = storage.canonical(item), storage.canonical(out)
+        if outputs.startswith(f"{folder}/"):  # what an earlier run wrote below the input is none
+            made = outputs[len(folder) + 1 :] + "/"
+            names = [name for name in names if not name.startswith(made)]
         if not names:
             raise AudioNotFoundError(f"no recordings below {item!r}: none ends as audio files do")
         claims = []
@@ -90,13 +106,16 @@ def make(
         settings, common, part: as Journal has them.
         retry_failed: do what failed in an earlier run again.
 
-    Yields first (None, ()) as often as there are jobs that are done already, or are another part's.
+    Yields first, for each job that isn't to be done, (FAILED_BEFORE, ()) if it failed in an earlier run, or
+    (None, ()) if it is done already, or another part's.
     """
     with Journal(plan.out, settings, part, common) as journal:
         tidy(plan, part)
         try:
             todo = journal.left(plan.jobs, retry_failed)
-            yield from ((None, ()) for _ in range(len(plan.jobs) - len(todo)))
+            failed = 0 if retry_failed else journal.failed(plan.jobs)
+            yield from ((FAILED_BEFORE, ()) for _ in range(failed))
+            yield from ((None, ()) for _ in range(len(plan.jobs) - len(todo) - failed))
             with contextlib.closing(run(todo, work, where)) as finished:
                 for job, results in finished:
                     journal.add(job, results)

@@ -14,11 +14,13 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TextIO
 
-from ..errors import AudioError, AudioNotFoundError
+from ..errors import AudioError, AudioNotFoundError, ZipEnhancerError
 from . import storage
 from .find import Claim, Job, distinct, writable
 
@@ -53,12 +55,31 @@ class Manifest:
 
     def rows(self) -> Iterator[dict]:
         """The rows; AudioError with its number for a line that is none."""
+        try:
+            yield from self._table_rows() if self.is_table else self._json_rows()
+        except ZipEnhancerError:
+            raise
+        except (OSError, EOFError, zlib.error) as error:  # of .gz
+            raise AudioError(f"{self.path!r} can't be read: {error}") from error
+
+    def _table_rows(self) -> Iterator[dict]:
         with self._open() as file:
-            if self.is_table:
-                first = file.readline()
-                file.seek(0)
-                yield from csv.DictReader(file, delimiter=self._delimiter(first))
-                return
+            first, number = file.readline(), 0
+            file.seek(0)
+            try:
+                rows = csv.DictReader(file, delimiter=self._delimiter(first), strict=True)
+                for number, row in enumerate(rows, 1):
+                    if None in row:
+                        raise AudioError(
+                            f"{self.path!r}, row {number} has more fields than the header: quote those that "
+                            "hold the delimiter"
+                        )
+                    yield row
+            except csv.Error as error:  # a quote that isn't closed, say, would take all that follows with it
+                raise AudioError(f"{self.path!r}, row {number + 1} is no row of a table: {error}") from error
+
+    def _json_rows(self) -> Iterator[dict]:
+        with self._open() as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -88,9 +109,9 @@ class Manifest:
         Args:
             rows_of: job -> its row in the journal, or None.
         """
-        by_part = {Part(job.source, *job[3:]): job for job in jobs}
+        jobs_of = {self._name(Part(job.source, *job[3:])): job for job in jobs}
         for number, row in enumerate(self.rows(), 1):
-            job = by_part[self._part(row, number)]
+            job = jobs_of[self._name(self._part(row, number))]
             done = rows_of(job)
             if done and done["status"] == "done":
                 yield _enhanced(row, job.output, done)
@@ -110,7 +131,7 @@ class Manifest:
                 table.writeheader()
                 yield table.writerow
             else:
-                yield lambda row: text.write(json.dumps(row, ensure_ascii=False) + "\n")
+                yield lambda row: text.write(_json(row) + "\n")
             text.detach()  # which flushes it; closed, it would close the file too
             if raw is not file:
                 raw.close()
@@ -129,6 +150,8 @@ class Manifest:
     def _part(self, row: dict, number: int) -> Part:
         try:
             part = _part_of(row)
+            if not (0 <= part.start < math.inf and 0 < (part.seconds or 1.0) < math.inf):
+                raise ValueError(f"offset {part.start}, duration {part.seconds}: 0 or more was expected")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             reason = str(error) if isinstance(error, AudioError) else f"{type(error).__name__}: {error}"
             raise AudioError(f"{self.path!r}, row {number}: {reason}") from error
@@ -138,6 +161,10 @@ class Manifest:
             if storage.is_remote(self.folder) or os.path.exists(beside) or not os.path.exists(source):
                 source = beside
         return part._replace(source=source if "://" in source else os.path.normpath(source))
+
+    def _name(self, part: Part) -> tuple[str, str]:
+        """What parts have in common that are one job: they may differ by less than a millisecond."""
+        return part.source, self._stem(part)
 
     def _stem(self, part: Part) -> str:
         """The name of an output, without its suffix: below this manifest's folder, or the whole path."""
@@ -195,6 +222,16 @@ def _source(recording: dict) -> tuple[str, tuple[int, ...]]:
         kinds = ", ".join(source["type"] for source in sources)
         raise AudioError(f"the sources of the recording are {kinds}: one file or URL was expected")
     return sources[0]["source"], tuple(sources[0]["channels"])
+
+
+def _json(row: dict) -> str:
+    """As readable as it can be written: half a pair of surrogates stays an escape."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return text
 
 
 def path_field(row: dict) -> str | None:

@@ -59,12 +59,18 @@ class TarShard:
     def _sample(self, enhancer: Enhancer, options: dict, retries: int, sample: list) -> tuple[list, list]:
         """The members of an enhanced sample, none if one of them fails; and its results."""
         members, results = [], []
+        taken = {member.name for member, _ in sample}
         for member, data in sample:
             if member.isfile() and is_recording(member.name):
                 stem, given = os.path.splitext(member.name)
                 name = stem + (self.suffix or (given if given.lower() == writable(given) else ".wav"))
+                if name != member.name and name in taken:  # another recording of the sample has it
+                    name = f"{stem}_{given[1:]}{os.path.splitext(name)[1]}"
+                taken.add(name)
                 source = f"{self.source}/{member.name}"
-                result, enhanced = enhance_bytes(enhancer, data, source, name, options, retries)
+                result, enhanced = enhance_bytes(
+                    enhancer, lambda data=data: data, source, name, options, retries
+                )
                 results.append(result)
                 if enhanced:
                     data = enhanced.data
@@ -101,12 +107,14 @@ class TableShard:
             path = cell.get("path") or f"{number}.wav"
             stem, given = os.path.splitext(os.path.basename(path))
             name = stem + (self.suffix or writable(given))
-            data = cell.get("bytes")
-            if data is None and cell.get("path"):
-                with storage.open_source(cell["path"]) as file:
-                    data = file.read()
+
+            def content() -> bytes:
+                if cell.get("bytes") is None and cell.get("path"):
+                    return storage.read_source(cell["path"]).getvalue()
+                return cell.get("bytes") or b""
+
             source = f"{self.source}/{self.split}/{number}" if self.split else f"{self.source}/{number}"
-            result, enhanced = enhance_bytes(enhancer, data or b"", source, name, options, retries)
+            result, enhanced = enhance_bytes(enhancer, content, source, name, options, retries)
             return result, {"bytes": enhanced.data, "path": name} if enhanced else None
 
         first = self.rows[0] if self.rows else 0
@@ -141,13 +149,13 @@ class TableShard:
 
 
 def enhance_bytes(
-    enhancer: Enhancer, data: bytes, source: str, name: str, options: dict, retries: int
+    enhancer: Enhancer, content: Callable[[], bytes], source: str, name: str, options: dict, retries: int
 ) -> tuple[Result, Enhanced | None]:
     """The result of a recording in a shard, and what goes into the new one; nothing is written."""
     done: list[Enhanced] = []
 
     def work() -> Enhanced:
-        recording = load(data, strict=options.get("strict", False))
+        recording = load(content(), strict=options.get("strict", False))
         done[:] = [enhance(enhancer, recording, name, options)]
         return done[0]
 

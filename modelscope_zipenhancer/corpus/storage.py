@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError
-from ..files import make_folder, replacing
+from ..files import make_folder, real_path, replacing
 
 # Nothing more can be written here: the run must stop, not fail each recording in turn.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -149,6 +149,16 @@ def remove(path: str) -> None:
         system.rm_file(inside)
     else:
         os.unlink(path)
+
+
+def canonical(path: str) -> str:
+    """One name of a file, however it is spelled: of a local one, file:// too, the real path."""
+    if re.match(r"https?://", path, re.IGNORECASE):
+        return path
+    if not is_remote(path):
+        return real_path(path)
+    inside = path.partition("://")[2]
+    return real_path(inside) if _scheme(path) == "file" else f"{_scheme(path)}://{posixpath.normpath(inside)}"
 
 
 def _temporary(path: str) -> str:

@@ -20,6 +20,7 @@ from ..enhance.enhancer import Enhancer
 from ..errors import ModelNotFoundError
 from .picture import figures
 
+LAPSE = 60.0  # seconds for which a place is kept
 FRAME_SECONDS = 0.05  # of the frames whose quietest tenth is the background
 
 
@@ -56,18 +57,25 @@ class Jobs:
         self.most = most
         self._lock = threading.Lock()
         self._stops: dict[str, threading.Event] = {}
+        self._entered: dict[str, float] = {}  # when, of those who have nothing running
 
     def enter(self, visitor: str) -> bool:
-        """Whether there is a place for one more."""
+        """Whether there is a place for one more: who enters and doesn't come keeps theirs for a minute."""
+        now = time.monotonic()
         with self._lock:
+            for other in [other for other, when in self._entered.items() if now - when > LAPSE]:
+                del self._entered[other]
+                self._stops.pop(other, None)  # who still waits is worked on all the same
             if visitor not in self._stops and len(self._stops) >= self.most:
                 return False
+            self._entered[visitor] = now
             self._stops[visitor] = threading.Event()
             return True
 
     def leave(self, visitor: str) -> None:
         """Give the place back; what still runs is stopped."""
         with self._lock:
+            self._entered.pop(visitor, None)
             if stop := self._stops.pop(visitor, None):
                 stop.set()
 
@@ -76,6 +84,7 @@ class Jobs:
         """Yield what raises Stopped once the visitor has left; at the end they leave."""
         with self._lock:
             stop = self._stops.setdefault(visitor, threading.Event())
+            self._entered.pop(visitor, None)
 
         def check() -> None:
             if stop.is_set():

@@ -23,9 +23,9 @@ def check_key(connection: HTTPConnection, keys: tuple[bytes, ...]) -> None:
     if not keys:
         return
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    given = token.strip() if scheme.lower() == "bearer" else connection.headers.get("x-api-key", "")
-    # No `any`: how long it takes must not tell which key is nearly right.
-    if not sum(hmac.compare_digest(given.encode(), key) for key in keys):
+    given = [token.strip() if scheme.lower() == "bearer" else "", connection.headers.get("x-api-key", "")]
+    # No `any`: how long it takes must not tell which key is nearly right. A header's bytes come as latin-1.
+    if not sum(hmac.compare_digest(text.encode("latin-1"), key) for text in given for key in keys):
         raise Refused(401, "an API key is needed: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})
 
 
@@ -83,7 +83,10 @@ async def _body_file(request: Request) -> BinaryIO:
 
 async def _form_file(request: Request) -> BinaryIO:
     """The first file of a form, whatever its field is called."""
-    form = await request.form(max_files=1, max_fields=20)
+    try:
+        form = await request.form(max_files=1, max_fields=20)
+    except UnicodeError as error:  # of a charset that there isn't
+        raise Refused(422, f"the form can't be read: {error}") from error
     file = next((value.file for value in form.values() if isinstance(value, UploadFile)), None)
     if file is None:
         await form.close()

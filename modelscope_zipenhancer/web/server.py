@@ -1,5 +1,6 @@
 """uvicorn, as strangers meet it: silent connections are closed, streams end whole when it stops."""
 
+import math
 import signal
 import socket
 import time
@@ -8,6 +9,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..errors import OptionError
 from .limits import Limits
@@ -15,6 +17,7 @@ from .limits import Limits
 IDLE_CONNECTIONS = 200  # that wait for a request's header as long as they may; of more, the oldest
 CROWDED_PATIENCE = 2.0  # seconds that the others have: the next one to be heard may be among them
 MESSAGE_BYTES = 1 << 20  # of a message on a WebSocket, at most
+FRAMES = 1024  # of a message, at most
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,15 +45,30 @@ def make_server(app: FastAPI, limits: Limits, **options: Any) -> "Server":
     config = uvicorn.Config(
         app,
         http="h11",  # httptools holds a header of any length in memory
-        ws="websockets-sansio",
+        ws=StreamProtocol,
         ws_max_size=MESSAGE_BYTES,
         ws_per_message_deflate=False,  # of zeros it makes a thousand times as many
         ws_ping_interval=None,  # a client that is slowed down doesn't answer; streams have an idle time
-        timeout_graceful_shutdown=int(limits.stop_seconds) or None,
+        timeout_graceful_shutdown=math.ceil(limits.stop_seconds),
         server_header=False,
         **options,
     )
     return Server(config, app, limits)
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, without what grows in it: answers to pings that nobody reads, and empty frames."""
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > 4 * MESSAGE_BYTES:
+            self.transport.abort()
+
+    def handle_cont(self, event: Any) -> None:
+        if len(self.frames) >= FRAMES:
+            self.transport.abort()
+        else:
+            super().handle_cont(event)
 
 
 class Server(uvicorn.Server):
@@ -74,10 +92,13 @@ class Server(uvicorn.Server):
         """
         now, idle = time.monotonic(), {}
         for connection in self.server_state.connections:
-            if not hasattr(connection, "cycle"):  # a WebSocket
-                continue
-            last = connection.cycle
-            if last is None or last.response_complete or connection.transport.is_closing():
+            if not hasattr(connection, "cycle"):  # a WebSocket, of which only the end is timed here
+                last = connection
+                waits = connection.transport.is_closing()
+            else:
+                last = connection.cycle
+                waits = last is None or last.response_complete or connection.transport.is_closing()
+            if waits:
                 before, since = self._idle.get(connection, (last, now))
                 idle[connection] = (last, since if before is last else now)
         oldest = sorted(idle, key=lambda connection: idle[connection][1])

@@ -1,12 +1,13 @@
 """A stream by WebSocket: its options, and its blocks in and out."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
-from fastapi import WebSocket
+from fastapi import WebSocket, WebSocketDisconnect
 
 from ..audio.samples import pcm16
 from ..enhance.grid import AHEAD_MS, CHUNK_MS, PAST_MS
@@ -17,6 +18,7 @@ from .metrics import Metrics
 
 SAMPLES = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 STREAM_CHANNELS = 8
+STEP_SECONDS = 1.0  # of audio that are fed at a time
 STREAM_WINDOW = 6000.0  # ms of chunk, past and ahead together, at most: memory grows with their square
 STREAM_REWORK = 20.0  # that many times as long as the chunk, at most: each sample is worked on so often
 
@@ -90,8 +92,8 @@ class StreamSession:
             self.metrics.errors.labels(type(error).__name__).inc()
             await self._say({"error": str(error)})
             code = 1007
-        except (asyncio.TimeoutError, RuntimeError):  # it doesn't read, or has gone: nobody hears an answer
-            return
+        except (asyncio.TimeoutError, RuntimeError, WebSocketDisconnect):
+            return  # it doesn't read, or has gone: nobody hears an answer
         if code is not None:
             await self.socket.close(code)
 
@@ -133,8 +135,10 @@ class StreamSession:
         block = np.frombuffer(data[:whole], self.samples)
         if self.session.channels > 1:
             block = block.reshape(-1, self.session.channels)
-        if len(block):
-            await self._answer(lambda: self.session.feed(block))
+        # Piece by piece: a message of 1 MB at 1 kHz would be minutes of work that nothing ends.
+        step = max(1, int(self.session.sample_rate * STEP_SECONDS))
+        for start in range(0, len(block), step):
+            await self._answer(functools.partial(self.session.feed, block[start : start + step]))
 
     async def _answer(self, function: Callable[[], np.ndarray]) -> None:
         begun = time.monotonic()

@@ -37,6 +37,16 @@ def test_it_enhances_says_so_and_notes_the_model(here, capsys, quick_model_dir):
     assert "was made with strength None, now it is 6.0" in capsys.readouterr().err
 
 
+def test_what_failed_before_is_said_and_is_no_success(here, capsys, quick_model_dir):
+    (here / "in" / "0.wav").write_bytes(b"no audio")
+    command = ("in", "-o", "out", "--model", quick_model_dir)
+    assert corpus(*command, "--jobs", 1) == 1
+    capsys.readouterr()
+    assert corpus(*command) == 1
+    said = "0 done, 1 done before or another part's, 1 failed before (--retry-failed does them again)\n"
+    assert capsys.readouterr().out == said
+
+
 def test_dry_run_does_nothing(here, capsys):
     assert corpus("in", "-o", "out", "--dry-run", "--format", "flac") == 0
     assert capsys.readouterr().out == "in/0.wav -> out/0.flac\nin/1.wav -> out/1.flac\n"

@@ -123,8 +123,11 @@ def test_a_cut_recording_is_enhanced_with_a_warning_and_refused_if_strict(here, 
     os.truncate("cut.wav", 20_000)
     (result,) = results([Job("cut.wav", "out.wav")])
     assert result.status == "done" and "are missing: the file was cut off" in result.warnings[0]
-    (result,) = results([Job("cut.wav", "out.wav")], strict=True)
-    assert result.status == "failed" and "cut off" in result.error
+    for seconds in (None, 1.0):  # the whole, and a part that goes beyond what is there
+        (result,) = results([Job("cut.wav", "out.wav", seconds=seconds)], strict=True)
+        assert result.status == "failed" and "cut off" in result.error
+    (result,) = results([Job("cut.wav", "out.wav", seconds=0.5)], strict=True)
+    assert result.status == "done"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes there")

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from modelscope_zipenhancer.corpus import storage
 from modelscope_zipenhancer.corpus.journal import Journal, read_manifest
 from modelscope_zipenhancer.corpus.make import make, plan
 from modelscope_zipenhancer.corpus.manifests import Manifest
+from modelscope_zipenhancer.corpus.report import Result
 from modelscope_zipenhancer.corpus.run import Work
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError, OptionError
@@ -197,6 +199,12 @@ def test_a_table_keeps_its_columns_and_its_delimiter(here):
         ('{"audio_filepath"', "line 1 is no row in JSON"),
         ('{"id": "m", "type": "MixedCut", "tracks": []}', "a MixedCut is no part of one recording"),
         ('{"id": "s", "recording_id": "r"}', "a supervision has no audio"),
+        (
+            '{"audio_filepath": "a.wav", "offset": -0.2, "duration": 0.1}',
+            "offset -0.2, duration 0.1: 0 or more",
+        ),
+        ('{"audio_filepath": "a.wav", "offset": NaN}', "offset nan"),
+        ('{"audio_filepath": "a.wav", "offset": 0, "duration": 1e999}', "duration inf"),
         ('{"id": "r", "sources": [{"type": "command", "source": "x", "channels": [0]}]}', "are command"),
     ],
 )
@@ -204,6 +212,63 @@ def test_a_row_that_names_no_recording_is_refused_with_its_number(here, row, sai
     (here / "rows.jsonl").write_text(row + "\n")
     with pytest.raises(AudioError, match=said):
         plan(["rows.jsonl"], "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.csv", b"path,text\na.wav,fine\nb.wav,Hello, world\n", "row 2 has more fields than the header"),
+        ("rows.tsv", b'path\ttext\na.wav\t"Well\nb.wav\tfine\n', "row 1 is no row of a table"),
+        ("rows.csv", b"path,text\na.wav," + b"x" * 140_000 + b"\n", "row 1 is no row of a table"),
+        ("rows.jsonl.gz", gzip.compress(b'{"path": "a.wav"}\n')[:-9], "rows.jsonl.gz' can't be read"),
+        ("rows.jsonl.gz", b'{"path": "a.wav"}\n', "rows.jsonl.gz' can't be read"),
+    ],
+)
+def test_a_manifest_that_can_not_be_read_is_refused_before_the_work(here, name, content, said):
+    (here / name).write_bytes(content)
+    with pytest.raises(AudioError, match=said):
+        plan([name], "out")
+
+
+def test_half_a_pair_of_surrogates_and_parts_that_round_alike_come_back(here):
+    write("a.wav")
+    rows = [{"path": "a.wav", "offset": 0.1 + 0.2, "duration": 0.1, "text": "cut \ud83d"}]
+    rows.append(rows[0] | {"offset": 0.3, "text": "Größe"})
+    write_rows("m.jsonl", rows)
+    with pytest.raises(AudioError, match="ends before"):
+        raise AudioError(corpus("m.jsonl", out="beyond")[0].error)
+    for row in rows:
+        row["offset"] -= 0.2
+    write_rows("m.jsonl", rows)
+    assert len(corpus("m.jsonl")) == 1
+    assert [row["text"] for row in read_rows("out/m.jsonl")] == ["cut \ud83d", "Größe"]
+    assert "Größe" in (here / "out/m.jsonl").read_text(encoding="utf-8")
+
+
+def test_nothing_that_is_read_is_written_over_however_it_is_called(here):
+    pytest.importorskip("fsspec")
+    write("in/a.wav")
+    before = (here / "in" / "a.wav").read_bytes()
+    for source, out in ((f"file://{here}/in", f"file://{here}/in"), ("in", f"file://{here}/x/../in")):
+        with pytest.raises(OptionError, match="is an input: name another folder"):
+            corpus(source, out=out)
+    write_rows("m.jsonl", [{"path": "in/a.wav"}])
+    for out in (".", "in/..", str(here)):
+        with pytest.raises(OptionError, match="the folder of the manifest"):
+            corpus("m.jsonl", out=out)
+    corpus("in")
+    with pytest.raises(OptionError, match="rename 'out/zipenhancer.jsonl'"):
+        corpus("out/zipenhancer.jsonl", out="out2")
+    assert (here / "in" / "a.wav").read_bytes() == before
+
+
+def test_outputs_below_the_input_are_no_inputs_of_the_next_run(here):
+    pytest.importorskip("fsspec")
+    write("in/a.wav")
+    for source, out in (("in/**/*.wav", "in/out"), (f"file://{here}/in", f"file://{here}/in/out")):
+        assert [result.status for result in corpus(source, out=out)] == ["done"]
+        assert corpus(source, out=out) == []
+        shutil.rmtree(here / "in" / "out")
 
 
 def test_inputs_that_can_not_be_are_refused(here):
@@ -245,6 +310,29 @@ def test_a_second_run_does_nothing_or_what_is_new_or_gone_or_failed(here):
     assert corpus("in") == []
     assert [result.status for result in corpus("in", retry_failed=True)] == ["done"]
     assert all(row["status"] == "done" for row in read_manifest("out"))
+
+
+def test_another_recording_of_the_same_name_is_refused(here):
+    write("one/x.wav")
+    write("two/x.wav", level=0.2)
+    corpus("one")
+    with pytest.raises(
+        OptionError, match="'out/x.wav' has been made of 'one/x.wav', now it would be of 'two/x.wav'"
+    ):
+        corpus("two")
+    assert corpus(str(here / "one")) == []  # the same by another name
+
+
+def test_a_folder_that_takes_one_input_after_another_has_rows_of_all_that_is_there(here):
+    write("one/x.wav")
+    write("two/y.wav")
+    for folder in ("one", "two"):
+        assert len(corpus(folder)) == 1
+    assert [row["path"] for row in read_manifest("out")] == ["x.wav", "y.wav"]
+    assert corpus("one") == corpus("two") == []
+    os.unlink("out/y.wav")
+    assert len(corpus("one", retry_failed=True)) == 0
+    assert [row["path"] for row in read_manifest("out")] == ["x.wav"]
 
 
 def test_a_row_that_a_kill_cut_off_counts_for_nothing(here):
@@ -297,6 +385,25 @@ def test_parts_share_the_work_and_the_last_one_writes_the_manifest(here):
     assert len(corpus("in", part=(2, 2))) == 2
     assert [row["path"] for row in read_manifest("out")] == [f"{i}.wav" for i in range(5)]
     assert corpus("in") == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of Unix")
+def test_a_part_that_ends_while_another_is_at_work_leaves_the_manifest_to_it(here):
+    for i in range(2):
+        (here / "in").mkdir(exist_ok=True)
+        (here / "in" / f"{i}.wav").write_bytes(b"x")
+    assert [result.status for result in corpus("in")] == ["failed"] * 2
+    for i in range(2):
+        write(f"in/{i}.wav")
+    planned = plan(["in"], "out")
+    with Journal("out", {"options": {}}, (2, 2), {"model": "halved"}) as other:
+        assert [result.status for result in corpus("in", part=(1, 2), retry_failed=True)] == ["done"]
+        with pytest.raises(OptionError, match="another run is at work"):
+            corpus("in")  # which shares the work otherwise
+        write(planned.jobs[1].output)
+        other.add(planned.jobs[1], [Result("in/1.wav", "out/1.wav", "done")])
+        assert other.finish(planned.jobs)
+    assert [row["status"] for row in read_manifest("out")] == ["done"] * 2
 
 
 def test_what_may_pass_is_tried_again_and_what_is_in_the_recording_is_not(here, monkeypatch):

@@ -114,6 +114,30 @@ def test_a_tar_that_is_cut_off_is_no_shard_and_leaves_nothing():
     assert [row["path"] for row in read_manifest("out")] == ["a.wav", "c.wav"]
 
 
+def test_a_tar_without_recordings_is_done_too_and_parts_come_to_an_end():
+    write_tar("shards/0.tar", {"m.json": b"{}"})
+    write_tar("shards/1.tar", {"a.wav": audio(1)})
+    assert corpus("shards", part=(1, 2)) == [] and not os.path.exists("out/zipenhancer.jsonl")
+    assert len(corpus("shards", part=(2, 2))) == 1
+    assert [(row["path"], row["status"]) for row in read_manifest("out")] == [
+        ("0.tar", "empty"),
+        ("a.wav", "done"),
+    ]
+    before = os.stat("out/0.tar").st_mtime_ns
+    assert corpus("shards") == [] and os.stat("out/0.tar").st_mtime_ns == before
+
+
+def test_two_recordings_of_a_sample_do_not_get_one_name():
+    members = {"s.wav": audio(1), "s.flac": audio(2, suffix="flac"), "s.txt": b"said"}
+    write_tar("shards/0.tar", members)
+    assert len(corpus("shards", suffix=".wav")) == 2
+    new = read_tar("out/0.tar")
+    assert list(new) == ["s.wav", "s_flac.wav", "s.txt"]
+    assert decoded(new["s_flac.wav"])[0].std() == pytest.approx(
+        decoded(members["s.flac"])[0].std() / 2, rel=0.01
+    )
+
+
 def test_two_shards_of_one_name_and_shards_beside_other_inputs_are_refused():
     write_tar("one/0.tar", {"a.wav": audio(1)})
     write_tar("two/0.tar", {"a.wav": audio(1)})
@@ -153,6 +177,20 @@ def test_a_dataset_becomes_parquet_that_datasets_loads_with_its_audio(monkeypatc
         x, y = decoded(audio(i))[0], decoded(row["audio"]["bytes"])[0]
         assert np.max(np.abs(y - x / 2)) < 2**-14 and row["audio"]["path"] == f"{i}.wav"
     assert [row["shard"] for row in read_manifest("out")].count(names[0]) == 2
+
+
+def test_a_cell_whose_file_is_missing_is_left_out_alone():
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    soundfile.write("there.wav", np.full(1600, 0.1), 16_000)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": None, "path": "gone.wav"}, {"bytes": None, "path": "there.wav"}]
+    os.mkdir("in")
+    pyarrow.parquet.write_table(pa.table({"audio": pa.array(cells, kind)}), "in/p.parquet")
+    failed, done = corpus("in")
+    assert "no file at 'gone.wav'" in failed.error and done.status == "done"
+    assert pyarrow.parquet.read_table("out/p.parquet")["audio"][0]["path"].as_py() == "there.wav"
 
 
 def test_parquet_keeps_its_columns_and_a_broken_row_is_left_out():

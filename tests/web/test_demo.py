@@ -116,6 +116,20 @@ def test_whoever_leaves_is_stopped_at_the_next_chunk(enhancer, tmp_path):
         check()
 
 
+def test_who_enters_and_does_not_come_keeps_nobody_out_for_ever(monkeypatch):
+    visitors, now = jobs.Jobs(2), [0.0]
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: now[0])
+    assert visitors.enter("nobody") and visitors.enter("at work")
+    with visitors.running("at work") as check:
+        now[0] = 59.0
+        assert not visitors.enter("a third")
+        now[0] = 61.0
+        assert visitors.enter("a third") and not visitors.enter("a fourth")
+        check()
+        with visitors.running("nobody"):  # who came late is worked on all the same
+            pass
+
+
 def test_pictures_show_where_there_is_sound(tmp_path):
     from PIL import Image
 

@@ -169,6 +169,12 @@ def test_forms_have_one_file_and_few_fields(port):
     assert ask(port, body=b"nonsense", Content_Type="multipart/form-data").status in (400, 422)
 
 
+def test_a_form_in_a_charset_that_there_is_not_is_refused(port):
+    body, kind = form_of(("file", b"a.wav", WAV))
+    answer = ask(port, body=body, Content_Type=f"{kind}; charset=undefined")
+    assert answer.status == 422 and "the form can't be read" in answer.error
+
+
 def test_several_clients_at_once_get_each_their_own(port, enhancer):
     files = [file_of(noisy_speech(0.5 + 0.1 * i, seed=i)) for i in range(8)]
     expected = [encode(enhancer(data), 16000) for data in files]
@@ -226,7 +232,8 @@ def test_a_key_is_needed_where_there_is_one(enhancer):
             assert answer.headers["www-authenticate"] == "Bearer"
         assert ask(server.port, "GET", "/metrics").status == 401
         assert ask(server.port, "GET", "/healthz").status == 200
-        for headers in ({"Authorization": "Bearer right"}, {"X_API_Key": "right too"}):
+        beside = {"Authorization": "Bearer a proxy's", "X_API_Key": "right"}
+        for headers in ({"Authorization": "Bearer right"}, {"X_API_Key": "right too"}, beside):
             assert ask(server.port, body=WAV, **headers).status == 200
         with pytest.raises(InvalidStatus, match="401"):
             connect(f"ws://127.0.0.1:{server.port}/v1/stream")
@@ -375,6 +382,63 @@ def test_a_stream_is_read_no_faster_than_it_is_enhanced(enhancer, monkeypatch):
         assert ask(server.port, body=WAV).status == 200
 
 
+def frame(kind: int, data: bytes, last: bool = True) -> bytes:
+    """A frame from a client, masked with zeros."""
+    length = bytes([0xFE]) + len(data).to_bytes(2, "big") if len(data) > 125 else bytes([0x80 + len(data)])
+    return bytes([kind + 0x80 * last]) + length + bytes(4) + data
+
+
+@contextlib.contextmanager
+def open_stream(port, query=""):
+    """A WebSocket by hand."""
+    head = f"GET /v1/stream{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    with raw(port, head.encode()) as connection:
+        assert b"101" in connection.recv(4096)
+        yield connection
+
+
+def test_the_work_on_a_long_message_ends_when_its_client_goes(enhancer):
+    with serving(enhancer, Limits(stop_seconds=5)) as server:
+        query, block = (
+            "?sample_rate=1000&chunk_ms=300&past_ms=5600&ahead_ms=50",
+            np.ones(30_000, "<i2").tobytes(),
+        )
+        with open_stream(server.port, query) as connection:
+            connection.sendall(frame(2, block))
+            wait_until(lambda: server.service.streams == 1)
+            time.sleep(0.2)
+        wait_until(lambda: server.service.streams == 0)
+        began = time.monotonic()
+        assert len(streamed(server.port, [bytes(32000), "flush"])[1]) == 32000
+        assert time.monotonic() - began < 20  # 600 s of work, were it done to its end
+
+
+@pytest.mark.parametrize("flood", [frame(9, b"x" * 125), frame(0, b"", last=False)])
+def test_pings_and_empty_frames_without_end_are_given_up(enhancer, flood):
+    with serving(enhancer) as server, open_stream(server.port) as connection:
+        connection.sendall(frame(2, b"", last=False))
+        connection.settimeout(10)
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):
+                connection.sendall(flood * 1000)
+
+
+def test_a_client_that_does_not_read_its_stream_is_given_up_with_its_socket(enhancer):
+    with (
+        serving(enhancer, Limits(stream_idle=0.5, patience=0.5, stop_seconds=5)) as server,
+        open_stream(server.port, "?format=f32le") as connection,
+    ):
+        connection.setblocking(False)
+        block = memoryview(frame(2, bytes(64_000)) * 100)
+        end = time.monotonic() + 60
+        while server.server.server_state.connections and time.monotonic() < end:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                block = block[connection.send(block) :] or block
+            time.sleep(0.01)
+        assert not server.server.server_state.connections
+
+
 # ---- too much, too slow --------------------------------------------------------------------------
 
 
@@ -447,6 +511,22 @@ def test_a_server_that_is_stopped_finishes_what_is_there(slow):
     for thread in (*threads, stopping):
         thread.join()
     assert [answer.status for answer in answers] == [200, 200]
+
+
+def test_a_server_that_gives_no_time_ends_at_once(enhancer, monkeypatch):
+    def held(self, *args, progress=None, **options):
+        while True:
+            time.sleep(0.02)
+            progress(0, 1)
+
+    monkeypatch.setattr(Enhancer, "enhance", held)
+    with serving(enhancer, Limits(stop_seconds=0), threads=1) as server:
+        _, (thread,) = in_threads(server.port, 1)
+        wait_until(lambda: server.service.recordings.pending == 1)
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 10
+    thread.join(10)
 
 
 def test_a_stream_whose_server_is_stopped_gets_what_it_has_sent(enhancer):
