@@ -1,5 +1,6 @@
 """Downloads."""
 
+import base64
 import contextlib
 import http.client
 import io
@@ -30,8 +31,7 @@ def fetch(url: str, policy: Policy = OPEN) -> bytes:
     whole, late = io.BytesIO(), f"{name} can't be fetched: not done after {policy.fetch_seconds or 0:.0f} s"
     with _Deadline(policy.fetch_seconds) as deadline:
         try:
-            request = urllib.request.Request(_quoted(url), headers={"User-Agent": "modelscope-zipenhancer"})
-            with _opener(policy, deadline).open(request, timeout=FETCH_TIMEOUT) as answer:
+            with _opener(policy, deadline).open(_request(url), timeout=FETCH_TIMEOUT) as answer:
                 promised = answer.length  # None where the server doesn't say
                 if promised is not None:
                     policy.check_bytes(promised, name)
@@ -55,14 +55,23 @@ def fetch(url: str, policy: Policy = OPEN) -> bytes:
     return whole.getvalue()
 
 
-def _quoted(url: str) -> str:
-    """The URL as HTTP has it: spaces and letters beyond ASCII escaped, what is escaped already left."""
+def _request(url: str) -> urllib.request.Request:
+    """The URL as HTTP has it: spaces and letters beyond ASCII escaped, what is escaped already left.
+
+    The user and password before a host are for that host alone: no redirect takes them along.
+    """
     parts = urllib.parse.urlsplit(url.strip())
-    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    user, _, host = parts.netloc.rpartition("@")
+    host = host if host.isascii() else host.encode("idna").decode()
     path, query = (
         urllib.parse.quote(text, safe="/%:=&?~+!$,;'@()*[]|") for text in (parts.path, parts.query)
     )
-    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
+    request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, path, query, "")))
+    request.add_header("User-Agent", "modelscope-zipenhancer")
+    if user:
+        token = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
 
 
 class _Deadline:

@@ -1,5 +1,6 @@
 """What a source may be: the policy."""
 
+import re
 from dataclasses import dataclass
 
 from ..errors import LimitError
@@ -53,5 +54,6 @@ SERVED = Policy(
 
 
 def shortened(name: str) -> str:
-    """A source's name as a message can hold it: the ends of a long one."""
+    """A source's name as a message can hold it: the ends of a long one, a URL without its password."""
+    name = re.sub(r"(?i)\b(https?://)[^/@\s]*@", r"\1", name)
     return name if len(name) <= 100 else f"{name[:20]}...{name[-77:]}"

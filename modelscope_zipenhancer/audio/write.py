@@ -27,10 +27,16 @@ FORMATS = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".aiff": ("AIFF", "PCM_16"),
     ".aif": ("AIFF", "PCM_16"),
+    ".au": ("AU", "PCM_16"),
+    ".caf": ("CAF", "PCM_16"),
+    ".rf64": ("RF64", "PCM_16"),
+    ".w64": ("W64", "PCM_16"),
 }
 SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}  # of `bits`
-BITS = {".wav": ("16", "24", "32f"), ".flac": ("16", "24")}
-BITS[".aiff"] = BITS[".aif"] = BITS[".wav"]
+BITS: dict[str, tuple[str, ...]] = {
+    suffix: ("16", "24", "32f") for suffix, (_, subtype) in FORMATS.items() if subtype == "PCM_16"
+}
+BITS[".flac"] = ("16", "24")
 BITRATES = (".mp3", ".opus", ".ogg")  # where kbit/s can be chosen
 # The rates that a codec has, in Hz: others are resampled to the next
 RATES: dict[str, Sequence[int]] = {
@@ -122,7 +128,7 @@ def write(
         path: where to. For .opus and .mp3 other rates than theirs are resampled to the next.
         x: float at full scale +-1, or integers at the full scale of their type.
         sample_rate: in Hz.
-        bits: 16, 24 or '32f', of .wav, .flac (not 32f), .aiff and .aif; 16 unless given. What is beyond
+        bits: 16, 24 or '32f', of .flac (not 32f) and what isn't compressed; 16 unless given. What is beyond
             full scale is clipped and counted in a warning, except with '32f'.
         bitrate: kbit/s of .mp3 (the nearest that it has), .opus and .ogg (as near as Vorbis comes at this
             rate); by default each codec's own quality.

@@ -10,7 +10,7 @@ from recordings import by_soundfile, speech
 from modelscope_zipenhancer.audio import fetch as fetching
 from modelscope_zipenhancer.audio.fetch import fetch
 from modelscope_zipenhancer.audio.policy import Policy
-from modelscope_zipenhancer.audio.read import load
+from modelscope_zipenhancer.audio.read import load, name_of
 from modelscope_zipenhancer.errors import AudioError, FetchError
 
 WAV = by_soundfile("WAV", "PCM_16", speech(16000), 16000)
@@ -49,6 +49,28 @@ def sends(body: bytes, status: int = 200, length: int | None = None, **headers):
         handler.wfile.write(body)
 
     return answer
+
+
+def test_the_password_of_a_url_goes_to_its_host_alone_and_is_in_no_message(server):
+    url, _, answers = server
+    sent = []
+
+    def noted(answer):
+        def noting(handler):
+            sent.append(handler.headers.get("Authorization"))
+            answer(handler)
+
+        return noting
+
+    answers["/a.wav"] = noted(sends(b"", 302, Location="/b.wav"))
+    answers["/b.wav"] = noted(sends(WAV))
+    with_password = url.replace("//", "//me:se%20cret@")
+    assert load(f"{with_password}/a.wav").samples.shape == load(WAV).samples.shape
+    assert sent == ["Basic bWU6c2UgY3JldA==", None]
+    answers["/c.wav"] = sends(b"", 404)
+    with pytest.raises(FetchError, match="c.wav can't be fetched") as error:
+        load(f"{with_password}/c.wav")
+    assert "cret" not in str(error.value) and name_of(f"{with_password}/a.wav") == f"{url}/a.wav"
 
 
 @pytest.mark.parametrize("part", [0, 1000, len(WAV) // 2, len(WAV) - 1])
