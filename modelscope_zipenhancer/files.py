@@ -17,8 +17,20 @@ logger = logging.getLogger(__name__)
 # In a folder, a file with one of these suffixes is taken for a recording.
 RECORDING_SUFFIXES = frozenset(
     [
-        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"),  # as audio.write writes
-        *(".aifc", ".au", ".caf", ".oga", ".rf64", ".snd", ".w64", ".wave"),
+        *(
+            ".wav",
+            ".flac",
+            ".ogg",
+            ".opus",
+            ".mp3",
+            ".aiff",
+            ".aif",
+            ".au",
+            ".caf",
+            ".rf64",
+            ".w64",
+        ),  # audio.write's
+        *(".aifc", ".oga", ".snd", ".wave"),
         *(
             ".3gp",
             ".aac",

@@ -69,6 +69,7 @@ def _request(url: str) -> urllib.request.Request:
     request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, path, query, "")))
     request.add_header("User-Agent", "modelscope-zipenhancer")
     if user:
+        user = user if ":" in user else f"{user}:"
         token = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
     return request

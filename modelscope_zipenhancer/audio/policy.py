@@ -55,5 +55,10 @@ SERVED = Policy(
 
 def shortened(name: str) -> str:
     """A source's name as a message can hold it: the ends of a long one, a URL without its password."""
-    name = re.sub(r"(?i)\b(https?://)[^/@\s]*@", r"\1", name)
+    name = without_password(name)
     return name if len(name) <= 100 else f"{name[:20]}...{name[-77:]}"
+
+
+def without_password(name: str) -> str:
+    """A URL without the user and password before its host; any other name as it is."""
+    return re.sub(r"\b(https?://)[^/?#\s]*@", r"\1", name, flags=re.IGNORECASE) if "@" in name else name

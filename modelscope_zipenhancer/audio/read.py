@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import logging
+import mmap
 import os
 import re
 import urllib.parse
@@ -175,7 +176,8 @@ def _from_file(file: Any, name: str, strict: bool, policy: Policy) -> Recording:
         if not (hasattr(file, "seek") and getattr(file, "seekable", lambda: True)()):  # a pipe
             limit = -1 if policy.max_bytes is None else policy.max_bytes + 1
             file = io.BytesIO(_all_of(file, limit))
-        elif file.tell() or file.seek(0, io.SEEK_CUR) is None:  # the seek of an mmap doesn't say where it is
+        elif file.tell() or isinstance(file, mmap.mmap) or file.seek(0, io.SEEK_CUR) is None:
+            # an mmap's seek doesn't go beyond its end, and some don't say where they are
             file = io.BytesIO(file.read())
         return _decode(file, name, strict, policy)
     except ZipEnhancerError:

@@ -32,9 +32,12 @@ def fit(x: np.ndarray, samples: int) -> np.ndarray:
 
 def check_rate(rate: int) -> int:
     """The rate in Hz if it can be one, else OptionError."""
-    if not 1000 <= rate <= 768_000 or rate != int(rate):
-        raise OptionError(f"a sample rate of {rate} Hz: expected a whole number from 1000 to 768000")
-    return int(rate)
+    try:
+        if 1000 <= rate <= 768_000 and rate == int(rate):
+            return int(rate)
+    except TypeError:  # a text, say
+        pass
+    raise OptionError(f"a sample rate of {rate!r} Hz: expected a whole number from 1000 to 768000")
 
 
 @lru_cache(maxsize=64)

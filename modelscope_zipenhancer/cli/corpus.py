@@ -73,6 +73,7 @@ def run(args) -> int:
     if args.retries < 0 or not args.patience > 0:
         raise OptionError(f"--retries {args.retries} --patience {args.patience}: 0 or more, and more than 0")
 
+    from ..audio.policy import without_password
     from ..corpus.make import FAILED_BEFORE, make, plan
     from ..corpus.run import PLACES, Care, Work
     from .progress import Progress
@@ -83,7 +84,7 @@ def run(args) -> int:
     planned = plan(args.input, args.output, suffix, args.column)
     if args.dry_run:
         for job in planned.jobs:
-            say(f"{job.source} -> {job.output}")
+            say(f"{without_password(job.source)} -> {job.output}")
         return 0
     care = Care(args.retries, args.patience, True, args.cpus, args.gpus)
     work = Work((args.model, args.device, args.backend, args.precision), options(args), args.jobs, care)

@@ -6,7 +6,7 @@ import os
 import time
 
 from ..errors import OptionError
-from ..files import check_folder, make_folder
+from ..files import check_folder, make_folder, real_path
 from .output import EXIT_CODES, complain, say, speed
 
 EXAMPLES = """examples:
@@ -58,7 +58,11 @@ def add_sound_and_model(parser) -> None:
     add = sound.add_argument
     add("--format", choices=("wav", "flac", "ogg", "opus", "mp3", "aiff"), help="by default as the input's")
     add("--sample-rate", type=int, metavar="HZ", help="of the outputs; by default the input's")
-    add("--bits", choices=("16", "24", "32f"), help="of the samples of wav, flac and aiff; by default 16")
+    add(
+        "--bits",
+        choices=("16", "24", "32f"),
+        help="of the samples where they aren't compressed, 24 of flac too; by default 16",
+    )
     add("--bitrate", type=float, metavar="KBPS", help="of mp3, opus and ogg; by default the codec's own")
     add("--mono", action="store_true", help="mix the channels; by default each is enhanced by itself")
     add(
@@ -105,6 +109,7 @@ def run(args) -> int:
 
         check_plot(args.plot)
 
+    from ..audio.policy import without_password
     from ..corpus.find import (
         find_jobs,
         names_several,
@@ -128,22 +133,22 @@ def run(args) -> int:
     say_renamed(jobs)
     if args.dry_run:
         for job in skipped:
-            say(f"{job.source} -> {job.output} (skipped: it is there)")
+            say(f"{without_password(job.source)} -> {job.output} (skipped: it is there)")
         for job in todo:
-            say(f"{job.source} -> {job.output}")
+            say(f"{without_password(job.source)} -> {job.output}")
         return 0
     single = not names_several(args.input)
     if todo:
         check_place(args, todo, single)
     summary = Summary(len(jobs), [Result(job.source, job.output, "skipped") for job in skipped])
-    before = read_for_plot(todo[0].source) if args.plot and todo else None
+    before = read_for_plot(todo[0]) if args.plot and todo else None
     started = time.perf_counter()
     try:
         with contextlib.closing(enhanced(args, todo)) as results:
             for result in results:
                 summary.results.append(result)
-        if before and summary.results[0].status == "done":
-            plot(args.plot, before, todo[0].output)
+        if args.plot and todo and summary.results[0].status == "done":
+            plot(args.plot, before, todo[0])
     except KeyboardInterrupt:
         summary.interrupted = True
     summary.spent = time.perf_counter() - started
@@ -202,24 +207,23 @@ def enhanced(args, jobs: list):
             yield result
 
 
-def read_for_plot(source: str):
-    """(samples, rate), before the output may take its place; None of what the run will fail at, too."""
-    from ..audio.read import load
+def read_for_plot(job):
+    """(samples, rate) of a recording whose place its output will take, else None."""
+    from ..audio.read import read
     from ..errors import ZipEnhancerError
 
-    try:
-        recording = load(source)
-    except ZipEnhancerError:
+    if real_path(job.source) != real_path(job.output):
         return None
-    return recording.samples, recording.sample_rate
+    with contextlib.suppress(ZipEnhancerError):  # which the run will say
+        return read(job.source)
 
 
-def plot(path: str, before: tuple, output: str) -> None:
-    """Draw one recording before and after."""
+def plot(path: str, before, job) -> None:
+    """Draw one recording before, which is read unless it has been, and after."""
     from ..audio.read import read
     from ..evaluate.spectrogram import save_plot
 
-    (x, rate), (enhanced, enhanced_rate) = before, read(output)
+    (x, rate), (enhanced, enhanced_rate) = before or read(job.source), read(job.output)
     save_plot(path, x, enhanced, rate, enhanced_rate)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from ..audio.policy import without_password
 from ..audio.read import load
 from ..audio.samples import BLOCK, Recording
 from ..audio.write import check_format, check_output, encode
@@ -71,6 +72,7 @@ def run_job(
 
 def result_of(work: Callable[[], Enhanced], source: str, output: str, retries: int = 0) -> Result:
     """A Result of what work() returns or raises; it is called again where that may help."""
+    source = without_password(source)
     started = time.perf_counter()
     for attempt in range(retries + 1):
         with Warnings() as warnings:

@@ -48,6 +48,7 @@ def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) 
         AudioNotFoundError: for a folder or glob without recordings.
         OptionError: where a name for one output meets several recordings, or contradicts the suffix.
     """
+    inputs = [local_path(item) for item in inputs]
     several = names_several(inputs)
     into_folder = several or (output and (os.path.isdir(output) or output.endswith(("/", os.sep))))
     if several and output and os.path.splitext(output)[1].lower() in FORMATS:
@@ -77,6 +78,7 @@ def writable(suffix: str) -> str:
 
 def names_several(inputs: list[str]) -> bool:
     """Whether these may be more than one recording, however many there are."""
+    inputs = [local_path(item) for item in inputs]
     return len(inputs) > 1 or os.path.isdir(inputs[0]) or _is_pattern(inputs[0])
 
 
@@ -149,7 +151,6 @@ def distinct(claims: list[Claim]) -> Iterator[Job]:
 
 def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
     """(source, name relative to the output folder) of the recordings that one input stands for."""
-    item = local_path(item)
     if re.match(r"https?://", item, re.IGNORECASE):
         try:
             name = os.path.basename(unquote(urlsplit(item).path))
@@ -164,9 +165,10 @@ def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
             raise AudioNotFoundError(f"no recordings in the folder {item!r}: none ends as audio files do")
     elif _is_pattern(item):
         base = os.path.dirname(re.split(r"[*?\[]", item)[0]) or "."
-        outputs = os.path.join(real_path(output), "") if output else None
         found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
-        found = [path for path in found if not (outputs and real_path(path).startswith(outputs))]
+        below, outputs = (os.path.join(real_path(folder), "") for folder in (base, output or base))
+        if outputs != below and outputs.startswith(below):  # what an earlier run wrote there is none
+            found = [path for path in found if not real_path(path).startswith(outputs)]
         if not found:
             raise AudioNotFoundError(f"no file matches {item!r}")
         yield from ((path, os.path.relpath(path, base)) for path in found)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..audio.policy import without_password
 from ..errors import OptionError, OutputError
 from . import storage
 from .find import Job
@@ -32,7 +33,7 @@ class _Place:
     offset: int
     length: int
     failed: bool
-    source: str  # of a recording
+    source: int  # hash of the recording's name: a million names would be 130 MB
 
 
 class Journal:
@@ -55,6 +56,7 @@ class Journal:
         # The rows of all runs: of each job a line, a list of rows
         self._spool = tempfile.TemporaryFile()
         self._places: dict[str, _Place] = {}
+        self._mine: set[str] = set()  # keys of the jobs that this run has done
         self._read: dict[str, int] = {}  # bytes of each journal that are in the spool
         self._file: int | None = None
         self._buffer: list[bytes] = []
@@ -89,11 +91,13 @@ class Journal:
                 todo += [job] * retry_failed
             elif not storage.is_remote(job.output) and not there.has(job.output):
                 todo.append(job)
-            elif isinstance(job, Job) and _are_two(place.source, job.source):
-                raise OptionError(
-                    f"{job.output!r} has been made of {place.source!r}, now it would be of {job.source!r}: "
-                    "name another folder with -o"
-                )
+            elif isinstance(job, Job) and place.source != hash(without_password(job.source)):
+                source = (self.rows(job) or [{}])[0].get("source", job.source)
+                if _are_two(source, job.source):
+                    raise OptionError(
+                        f"{job.output!r} has been made of {source!r}, now it would be of {job.source!r}: "
+                        "name another folder with -o"
+                    )
         return todo
 
     def failed(self, jobs: Sequence[Any]) -> int:
@@ -110,6 +114,7 @@ class Journal:
             rows = [{"path": key, "source": job.source, "shard": key, "status": "empty"}]
         line = _line(rows)
         self._places[key] = self._place(rows, len(line))
+        self._mine.add(key)
         self._spool.write(line)
         self._buffer.append(line)
         if not storage.is_remote(self.out) or time.monotonic() - self._flushed > FLUSH:
@@ -128,7 +133,7 @@ class Journal:
 
     def _place(self, rows: list[dict], length: int) -> _Place:
         """Where a line of so many bytes will lie that is written next."""
-        return _Place(self._spool.seek(0, os.SEEK_END), length, _failed(rows), rows[0].get("source", ""))
+        return _Place(self._spool.seek(0, os.SEEK_END), length, _failed(rows), hash(rows[0].get("source")))
 
     def finish(self, jobs: Sequence[Any], manifest: Any = None) -> bool:
         """Write the manifests, if all jobs have ended, other parts' too; returns whether they have.
@@ -136,14 +141,20 @@ class Journal:
         What earlier runs did of other inputs stays in zipenhancer.jsonl, before the rows of these.
         """
         self._flush()
-        if self.part[1] > 1:
-            self._unlock()  # before the look at the others: of two that end at once, one at least sees none
-            if any(_is_held(lock) for lock in self._locks()):
+        with self._alone():
+            if self.part[1] > 1:
+                self._unlock()  # before the look at the others: the last one sees none
+                if any(map(_is_held, self._locks())):
+                    return False
+                self._take_manifest()  # what others did meanwhile
+                self._take_journals()
+            if any(self.key(job) not in self._places for job in jobs):
                 return False
-            self._take_manifest()  # what others did meanwhile
-            self._take_journals()
-        if any(self.key(job) not in self._places for job in jobs):
-            return False
+            self._write(jobs, manifest)
+            return True
+
+    def _write(self, jobs: Sequence[Any], manifest: Any) -> None:
+        """The manifests, in place of the journals."""
         keys = dict.fromkeys(self.key(job) for job in jobs)
         there = _Folders()
         others = [key for key in self._places if key not in keys and self._stays(key, there)]
@@ -167,7 +178,6 @@ class Journal:
         for path in self._journals():
             with contextlib.suppress(OSError):
                 storage.remove(path)
-        return True
 
     def key(self, job: Any) -> str:
         """The name of a job's output below the folder."""
@@ -204,6 +214,8 @@ class Journal:
             line = _line(rows)
             key = rows[0].get("shard") or rows[0]["path"]
             place = self._place(rows, len(line))
+            if key in self._mine:  # what this run has found out
+                return
             if not place.failed or key not in self._places:  # clocks jump: the order of runs isn't known
                 self._places[key] = place
                 self._spool.write(line)
@@ -290,28 +302,32 @@ class Journal:
                 )
 
     def _locked(self) -> int | None:
-        """A lock that ends with this process; OptionError where another holds it."""
-        try:
-            import fcntl
-        except ImportError:
-            return None
+        """This part's lock, until the process ends; OptionError where another run is at work."""
         if storage.is_remote(self.out):
             return None
         number, parts = self.part
-        path = os.path.join(self.folder, f"lock-{number}-of-{parts}")
-        unlike = [lock for lock in self._locks() if not lock.endswith(f"-of-{parts}")]
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            busy = any(map(_is_held, unlike))  # runs that share the work otherwise
-        except BlockingIOError:
-            busy = True
-        except OSError:
-            busy = False  # a file system without locks
+        with self._alone():
+            try:
+                lock = _hold(os.path.join(self.folder, f"lock-{number}-of-{parts}"))
+            except BlockingIOError:
+                busy, lock = True, None
+            else:  # runs that share the work otherwise
+                busy = any(_is_held(other) for other in self._locks() if not other.endswith(f"-of-{parts}"))
         if busy:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
             raise OptionError(f"another run is at work on {self.out!r}: wait for it, or take --part")
         return lock
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time begins, or writes the manifests; where there are locks."""
+        turn = None if storage.is_remote(self.out) else _hold(os.path.join(self.folder, "turn"), wait=True)
+        try:
+            yield
+        finally:
+            if turn is not None:
+                os.close(turn)
 
     def _locks(self) -> list[str]:
         """The lock files of all runs."""
@@ -327,21 +343,30 @@ class Journal:
             self._lock = None
 
 
+def _hold(path: str, wait: bool = False) -> int | None:
+    """A lock that ends with this process; None where there are none. BlockingIOError if another has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None  # a file system without locks
+    return lock
+
+
 def _is_held(path: str) -> bool:
     """Whether a process has the lock."""
     try:
-        import fcntl
-
-        lock = os.open(path, os.O_RDWR)
-    except (ImportError, OSError):
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _hold(path)
     except BlockingIOError:
         return True
-    except OSError:
-        return False
-    finally:
+    if lock is not None:
         os.close(lock)
     return False
 

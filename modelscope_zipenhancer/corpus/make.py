@@ -56,13 +56,14 @@ def plan(inputs: list[str], out: str, suffix: str | None = None, column: str | N
     else:
         manifest = None
         jobs = find_shards(inputs, out, suffix, column) or _files(inputs, out, suffix)
-    if storage.is_remote(out):
-        sources = {storage.canonical(job.source) for job in jobs}
-        over = next((job.output for job in jobs if storage.canonical(job.output) in sources), None)
-        if over:
-            raise OptionError(f"the output {over!r} is an input: name another folder with -o")
-    else:
+    if not storage.is_remote(out):
         refuse_inputs_as_outputs(jobs)
+    if storage.is_remote(out) or any(storage.is_remote(job.source) for job in jobs):
+        where = storage.where(out)
+        sources = {storage.canonical(job.source) for job in jobs if storage.where(job.source) == where}
+        over = (job.output for job in jobs if sources and storage.canonical(job.output) in sources)
+        if output := next(over, None):
+            raise OptionError(f"the output {output!r} is an input: name another folder with -o")
     return Plan(out, jobs, manifest)
 
 

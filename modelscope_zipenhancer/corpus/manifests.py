@@ -11,6 +11,7 @@ CSV:     a header line, and one of PATHS in it.
 
 import contextlib
 import csv
+import functools
 import gzip
 import io
 import json
@@ -67,7 +68,7 @@ class Manifest:
             first, number = file.readline(), 0
             file.seek(0)
             try:
-                rows = csv.DictReader(file, delimiter=self._delimiter(first), strict=True)
+                rows = csv.DictReader(file, **self._dialect(first))
                 for number, row in enumerate(rows, 1):
                     if None in row:
                         raise AudioError(
@@ -76,7 +77,10 @@ class Manifest:
                         )
                     yield row
             except csv.Error as error:  # a quote that isn't closed, say, would take all that follows with it
-                raise AudioError(f"{self.path!r}, row {number + 1} is no row of a table: {error}") from error
+                raise AudioError(
+                    f"{self.path!r}, row {number + 1} is no row of a table ({error}): write quotes twice, "
+                    "in a field that is in quotes"
+                ) from error
 
     def _json_rows(self) -> Iterator[dict]:
         with self._open() as file:
@@ -125,9 +129,9 @@ class Manifest:
             if self.is_table:
                 with self._open() as original:
                     first = original.readline()
-                delimiter = self._delimiter(first)
-                names = next(csv.reader([first], delimiter=delimiter))
-                table = csv.DictWriter(text, names, delimiter=delimiter, lineterminator="\n")
+                dialect = self._dialect(first)
+                names = next(csv.reader([first], **dialect))
+                table = csv.DictWriter(text, names, lineterminator="\n", **dialect)
                 table.writeheader()
                 yield table.writerow
             else:
@@ -142,10 +146,21 @@ class Manifest:
             raw: Any = gzip.GzipFile(fileobj=file) if self.name.endswith(".gz") else file
             yield io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
-    def _delimiter(self, header: str) -> str:
-        if self.is_tabbed:
-            return "\t"
-        return max(",;|\t", key=header.count)
+    def _dialect(self, header: str) -> dict[str, Any]:
+        """How csv reads and writes it. Of .tsv many have quotes as they are, which aren't closed as csv's."""
+        if self.is_tabbed and not self._has_pairs_of_quotes:
+            return {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
+        return {"delimiter": "\t" if self.is_tabbed else max(",;|\t", key=header.count), "strict": True}
+
+    @functools.cached_property
+    def _has_pairs_of_quotes(self) -> bool:
+        with self._open() as file:
+            try:
+                for _ in csv.reader(file, delimiter="\t", strict=True):
+                    pass
+            except csv.Error:
+                return False
+        return True
 
     def _part(self, row: dict, number: int) -> Part:
         try:

@@ -65,7 +65,9 @@ class TarShard:
                 stem, given = os.path.splitext(member.name)
                 name = stem + (self.suffix or (given if given.lower() == writable(given) else ".wav"))
                 if name != member.name and name in taken:  # another recording of the sample has it
-                    name = f"{stem}_{given[1:]}{os.path.splitext(name)[1]}"
+                    name = (
+                        member.name + os.path.splitext(name)[1]
+                    )  # up to the first dot it stays the sample's
                 taken.add(name)
                 source = f"{self.source}/{member.name}"
                 result, enhanced = enhance_bytes(

@@ -151,14 +151,16 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def where(path: str) -> str:
+    """The scheme of what is elsewhere; '' of this machine's files, file:// too."""
+    scheme = _scheme(path) if "://" in path else ""
+    return "" if scheme in ("file", "local") else scheme
+
+
 def canonical(path: str) -> str:
-    """One name of a file, however it is spelled: of a local one, file:// too, the real path."""
-    if re.match(r"https?://", path, re.IGNORECASE):
-        return path
-    if not is_remote(path):
-        return real_path(path)
-    inside = path.partition("://")[2]
-    return real_path(inside) if _scheme(path) == "file" else f"{_scheme(path)}://{posixpath.normpath(inside)}"
+    """One name of a file, however it is spelled: of a local one the real path."""
+    inside = path.partition("://")[2] if "://" in path else path
+    return f"{where(path)}://{posixpath.normpath(inside)}" if where(path) else real_path(inside)
 
 
 def _temporary(path: str) -> str:

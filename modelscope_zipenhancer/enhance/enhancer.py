@@ -196,7 +196,7 @@ class Enhancer:
         Args:
             batch: {column: cells}, each anything that a call takes.
             column: the one with the audio.
-            format: of the enhanced recordings: wav, flac, ogg, opus, mp3 or aiff.
+            format: of the enhanced recordings: a suffix that `save` takes, without its dot.
             options: those of a call, sample_rate, strict and policy among them.
 
         Returns:

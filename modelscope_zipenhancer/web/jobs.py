@@ -20,7 +20,7 @@ from ..enhance.enhancer import Enhancer
 from ..errors import ModelNotFoundError
 from .picture import figures
 
-LAPSE = 60.0  # seconds for which a place is kept
+LAPSE = 600.0  # seconds for which a place is kept
 FRAME_SECONDS = 0.05  # of the frames whose quietest tenth is the background
 
 
@@ -60,7 +60,10 @@ class Jobs:
         self._entered: dict[str, float] = {}  # when, of those who have nothing running
 
     def enter(self, visitor: str) -> bool:
-        """Whether there is a place for one more: who enters and doesn't come keeps theirs for a minute."""
+        """Whether there is a place for one more.
+
+        Who has entered and isn't worked on for LAPSE seconds may never come: their place is given away.
+        """
         now = time.monotonic()
         with self._lock:
             for other in [other for other, when in self._entered.items() if now - when > LAPSE]:

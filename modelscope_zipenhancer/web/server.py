@@ -59,13 +59,16 @@ def make_server(app: FastAPI, limits: Limits, **options: Any) -> "Server":
 class StreamProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, without what grows in it: answers to pings that nobody reads, and empty frames."""
 
+    _pieces = 0  # of the message that is coming
+
     def handle_ping(self) -> None:
         super().handle_ping()
         if self.transport.get_write_buffer_size() > 4 * MESSAGE_BYTES:
             self.transport.abort()
 
     def handle_cont(self, event: Any) -> None:
-        if len(self.frames) >= FRAMES:
+        self._pieces = 0 if event.fin else self._pieces + 1
+        if self._pieces > FRAMES:
             self.transport.abort()
         else:
             super().handle_cont(event)

@@ -232,9 +232,10 @@ def test_of_a_folder_of_200_with_10_broken_ones_190_are_written_and_10_are_named
 
 
 def test_names_are_mirrored_and_keep_their_format_where_it_can_be_written(here, identity):
-    for name in ("in/a.wav", "in/b.FLAC", "in/.hidden.wav", "in/sub/deep/c.au", "in/notes.wav.txt"):
-        write(here / name.replace(".txt", ""))
+    for name in ("in/a.wav", "in/b.FLAC", "in/.hidden.wav", "in/sub/deep/c.au", "in/notes.wav"):
+        write(here / name)
     os.rename(here / "in/notes.wav", here / "in/notes.wav.txt")
+    os.rename(here / "in/sub/deep/c.au", here / "in/sub/deep/c.snd")
     assert enhance("in", "-o", "out") == 0
     assert tree(here / "out") == ["a.wav", "b.flac", "sub/deep/c.wav"]
     assert enhance("in", "--format", "ogg") == 0
@@ -312,12 +313,12 @@ def test_a_name_that_stdout_can_not_print_is_printed_with_escapes(here, identity
 
 def test_of_two_recordings_of_one_name_both_are_enhanced_and_it_says_so(here, identity, capsys):
     write(here / "in" / "talk.wav")
-    write(here / "in" / "talk.au", 800)
+    os.rename(write(here / "in" / "talk.au", 800), here / "in" / "talk.snd")
     assert enhance("in", "-o", "out") == 0
-    assert tree(here / "out") == ["talk.wav", "talk_au.wav"]
+    assert tree(here / "out") == ["talk.wav", "talk_snd.wav"]
     assert [soundfile.info(here / "out" / name).frames for name in tree(here / "out")] == [1600, 800]
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "it becomes 'out/talk_au.wav'" in said.replace(os.sep, "/")
+    assert said.count("\n") == 1 and "it becomes 'out/talk_snd.wav'" in said.replace(os.sep, "/")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")

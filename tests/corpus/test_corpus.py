@@ -130,6 +130,19 @@ def test_a_cut_recording_is_enhanced_with_a_warning_and_refused_if_strict(here, 
     assert result.status == "done"
 
 
+def test_a_folder_a_file_and_a_glob_by_file_urls_are_as_by_their_paths(here):
+    os.mkdir("in")
+    for name in ("a.wav", "b c.wav"):
+        touch(f"in/{name}")
+    for item in ("in", "in/b c.wav", "in/*.wav"):
+        url = f"file://{here}/{item}"
+        for output in (None, "out", "out/", "in", "."):
+            if (item, output) == ("in/b c.wav", "out"):
+                continue
+            by_path, by_url = (find_jobs([one], output, ".flac") for one in (str(here / item), url))
+            assert by_url == by_path
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes there")
 def test_a_latin_1_name_is_enhanced_and_comes_back_from_the_report(here, identity):
     soundfile.write("a.wav", np.zeros(1600) + 0.1, 16_000)

@@ -20,7 +20,7 @@ from modelscope_zipenhancer.corpus.manifests import Manifest
 from modelscope_zipenhancer.corpus.report import Result
 from modelscope_zipenhancer.corpus.run import Work
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError, OptionError
+from modelscope_zipenhancer.errors import AudioError, AudioNotFoundError, OptionError, OutputError
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_folder_becomes_a_folder_and_a_manifest_with_what_was_measured(here):
     assert abs(quiet["level_before"] - quiet["level_after"] - 6.02) < 0.3  # 16 bits
     assert abs(quiet["noise_level"] - (quiet["level_before"] - 6.02)) < 0.02 and quiet["clipped"] == 0
     assert rows["silent.wav"]["level_before"] is rows["silent.wav"]["noise_level"] is None
-    assert set(os.listdir("out/.zipenhancer")) - {"lock-1-of-1"} == {"settings.json"}
+    assert set(os.listdir("out/.zipenhancer")) - {"lock-1-of-1", "turn"} == {"settings.json"}
 
 
 def test_nemos_manifest_comes_back_with_the_parts_as_files_of_their_own(here):
@@ -218,7 +218,7 @@ def test_a_row_that_names_no_recording_is_refused_with_its_number(here, row, sai
     ("name", "content", "said"),
     [
         ("rows.csv", b"path,text\na.wav,fine\nb.wav,Hello, world\n", "row 2 has more fields than the header"),
-        ("rows.tsv", b'path\ttext\na.wav\t"Well\nb.wav\tfine\n', "row 1 is no row of a table"),
+        ("rows.csv", b'path,text\na.wav,"Well\nb.wav,fine\n', "row 1 is no row of a table"),
         ("rows.csv", b"path,text\na.wav," + b"x" * 140_000 + b"\n", "row 1 is no row of a table"),
         ("rows.jsonl.gz", gzip.compress(b'{"path": "a.wav"}\n')[:-9], "rows.jsonl.gz' can't be read"),
         ("rows.jsonl.gz", b'{"path": "a.wav"}\n', "rows.jsonl.gz' can't be read"),
@@ -249,8 +249,9 @@ def test_nothing_that_is_read_is_written_over_however_it_is_called(here):
     pytest.importorskip("fsspec")
     write("in/a.wav")
     before = (here / "in" / "a.wav").read_bytes()
-    for source, out in ((f"file://{here}/in", f"file://{here}/in"), ("in", f"file://{here}/x/../in")):
-        with pytest.raises(OptionError, match="is an input: name another folder"):
+    there = f"file://{here}/in"
+    for source, out in ((there, there), ("in", f"file://{here}/x/../in"), (there, "in"), ("in/*.wav", "in")):
+        with pytest.raises((OptionError, OutputError), match="is an input: name|is the input: name"):
             corpus(source, out=out)
     write_rows("m.jsonl", [{"path": "in/a.wav"}])
     for out in (".", "in/..", str(here)):
@@ -269,6 +270,17 @@ def test_outputs_below_the_input_are_no_inputs_of_the_next_run(here):
         assert [result.status for result in corpus(source, out=out)] == ["done"]
         assert corpus(source, out=out) == []
         shutil.rmtree(here / "in" / "out")
+
+
+def test_a_table_of_tabs_may_have_quotes_as_they_are(here):
+    write("a.wav")
+    write("b.wav")
+    rows = 'path\ttext\na.wav\t"Well\nb.wav\t"Yes," he said.\n'
+    (here / "m.tsv").write_text(rows)
+    assert len(corpus("m.tsv")) == 2
+    assert (here / "out" / "m.tsv").read_text() == rows.replace("a.wav", "out/a.wav").replace(
+        "b.wav", "out/b.wav"
+    )
 
 
 def test_inputs_that_can_not_be_are_refused(here):
@@ -385,6 +397,16 @@ def test_parts_share_the_work_and_the_last_one_writes_the_manifest(here):
     assert len(corpus("in", part=(2, 2))) == 2
     assert [row["path"] for row in read_manifest("out")] == [f"{i}.wav" for i in range(5)]
     assert corpus("in") == []
+
+
+def test_what_a_part_finds_out_counts_more_than_what_an_earlier_run_did(here):
+    write("in/a.wav")
+    corpus("in")
+    os.unlink("out/a.wav")
+    (here / "in" / "a.wav").write_bytes(b"no audio any more")
+    assert [result.status for result in corpus("in", part=(1, 2))] == ["failed"]
+    assert corpus("in", part=(2, 2)) == []
+    assert [row["status"] for row in read_manifest("out")] == ["failed"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="locks of Unix")

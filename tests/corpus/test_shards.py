@@ -132,8 +132,8 @@ def test_two_recordings_of_a_sample_do_not_get_one_name():
     write_tar("shards/0.tar", members)
     assert len(corpus("shards", suffix=".wav")) == 2
     new = read_tar("out/0.tar")
-    assert list(new) == ["s.wav", "s_flac.wav", "s.txt"]
-    assert decoded(new["s_flac.wav"])[0].std() == pytest.approx(
+    assert list(new) == ["s.wav", "s.flac.wav", "s.txt"]
+    assert decoded(new["s.flac.wav"])[0].std() == pytest.approx(
         decoded(members["s.flac"])[0].std() / 2, rel=0.01
     )
 

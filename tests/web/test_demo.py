@@ -121,9 +121,9 @@ def test_who_enters_and_does_not_come_keeps_nobody_out_for_ever(monkeypatch):
     monkeypatch.setattr(jobs.time, "monotonic", lambda: now[0])
     assert visitors.enter("nobody") and visitors.enter("at work")
     with visitors.running("at work") as check:
-        now[0] = 59.0
+        now[0] = jobs.LAPSE - 1
         assert not visitors.enter("a third")
-        now[0] = 61.0
+        now[0] = jobs.LAPSE + 1
         assert visitors.enter("a third") and not visitors.enter("a fourth")
         check()
         with visitors.running("nobody"):  # who came late is worked on all the same
