@@ -26,14 +26,21 @@ BINS = N_FFT // 2 + 1
 
 PRODUCER = "modelscope_zipenhancer"
 # What ONNX Runtime's optimizers find in a graph of ours is worth nothing, and half of the time that opening
-# it takes on a CPU. Those for convolutions, by which these are faster, and the folding of constants stay.
+# it takes on a CPU. Those for convolutions stay, by which these are faster, and the folding of constants,
+# which widens the weights of an fp16 file once.
 IDLE_OPTIMIZERS = """
-    Level1_RuleBasedTransformer ConstantSharing CommonSubexpressionElimination MatMulAddFusion ReshapeFusion
-    TransposeOptimizer GeluFusionL1 LayerNormFusionL1
-    Level2_RuleBasedTransformer GemmActivationFusion GeluFusionL2 LayerNormFusionL2 SimplifiedLayerNormFusion
-    AttentionFusion EmbedLayerNormFusion GatherSliceToSplitFusion GatherToSliceFusion MatmulTransposeFusion
-    BiasGeluFusion SkipLayerNormFusion FastGeluFusion QuickGeluFusion BiasSoftmaxFusion BiasDropoutFusion
-    MatMulScaleFusion MatMulActivationFusion MatMulNBitsFusion
+    Level1_RuleBasedTransformer ConstantSharing ConstantFoldingDQ CommonSubexpressionElimination
+    MatMulAddFusion ReshapeFusion TransposeOptimizer GeluFusionL1 LayerNormFusionL1
+    FreeDimensionOverrideTransformer QDQPropagationTransformer QDQS8ToU8Transformer WhereDummyDq
+    DoubleQDQPairsRemover Level2_RuleBasedTransformer GemmActivationFusion GeluFusionL2 LayerNormFusionL2
+    SimplifiedLayerNormFusion AttentionFusion EmbedLayerNormFusion GatherSliceToSplitFusion
+    GatherToSliceFusion MatmulTransposeFusion BiasGeluFusion SkipLayerNormFusion BiasSkipLayerNormFusion
+    FastGeluFusion QuickGeluFusion SwiGluFusion BiasSoftmaxFusion BiasDropoutFusion MatMulScaleFusion
+    MatMulActivationFusion MatMulIntegerToFloatFusion MatMulNBitsFusion MatMulNBitsMlpFusion
+    MatMulNBitsQkvFusion MatMulNBitsQLoRAFusion DQMatMulNBitsFusion GroupQueryAttentionFusion
+    GroupQueryAttentionPreNormFusion GqaValueLayoutTransformer DynamicQuantizeMatMulFusion
+    LabelEncoderFusion SliceConcatToSpaceToDepthFusion QDQSelectorActionTransformer
+    QDQFinalCleanupTransformer Avx2WeightS8ToU8Transformer NhwcTransformer
 """.split()  # noqa: SIM905
 
 
