@@ -18,6 +18,7 @@ from ..audio.policy import without_password
 from ..errors import OptionError, OutputError
 from . import storage
 from .find import Job
+from .locks import hold, is_held
 from .report import Result
 
 FOLDER = ".zipenhancer"
@@ -144,7 +145,7 @@ class Journal:
         with self._alone():
             if self.part[1] > 1:
                 self._unlock()  # before the look at the others: the last one sees none
-                if any(map(_is_held, self._locks())):
+                if any(map(is_held, self._locks())):
                     return False
                 self._take_manifest()  # what others did meanwhile
                 self._take_journals()
@@ -308,11 +309,11 @@ class Journal:
         number, parts = self.part
         with self._alone():
             try:
-                lock = _hold(os.path.join(self.folder, f"lock-{number}-of-{parts}"))
+                lock = hold(os.path.join(self.folder, f"lock-{number}-of-{parts}"))
             except BlockingIOError:
                 busy, lock = True, None
             else:  # runs that share the work otherwise
-                busy = any(_is_held(other) for other in self._locks() if not other.endswith(f"-of-{parts}"))
+                busy = any(is_held(other) for other in self._locks() if not other.endswith(f"-of-{parts}"))
         if busy:
             if lock is not None:
                 os.close(lock)
@@ -322,7 +323,7 @@ class Journal:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time begins, or writes the manifests; where there are locks."""
-        turn = None if storage.is_remote(self.out) else _hold(os.path.join(self.folder, "turn"), wait=True)
+        turn = None if storage.is_remote(self.out) else hold(os.path.join(self.folder, "turn"), wait=True)
         try:
             yield
         finally:
@@ -341,34 +342,6 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _hold(path: str, wait: bool = False) -> int | None:
-    """A lock that ends with this process; None where there are none. BlockingIOError if another has it."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        os.close(lock)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None  # a file system without locks
-    return lock
-
-
-def _is_held(path: str) -> bool:
-    """Whether a process has the lock."""
-    try:
-        lock = _hold(path)
-    except BlockingIOError:
-        return True
-    if lock is not None:
-        os.close(lock)
-    return False
 
 
 def _are_two(one: str, other: str) -> bool:
