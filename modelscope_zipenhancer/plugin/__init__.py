@@ -221,6 +221,9 @@ def _cached(model, revision=None) -> "str | None":
         folder = snapshot_download(model, local_files_only=True, **named)
         with open(os.path.join(folder, CONFIG_FILE), encoding="utf-8") as file:
             ours = json.load(file)["pipeline"]["type"] == MODEL_TYPE
+        if revision is not None and os.path.exists(noted := os.path.join(folder, ".mv")):
+            with open(noted, encoding="utf-8") as file:  # 1.20 takes any revision for the one that is cached
+                ours = ours and file.read().startswith(f"Revision:{revision},")
     except Exception:  # not in the cache, no id at all, another kind of model
         return None
     return folder if ours and os.path.exists(os.path.join(folder, WEIGHTS_FILE)) else None
