@@ -17,19 +17,8 @@ logger = logging.getLogger(__name__)
 # In a folder, a file with one of these suffixes is taken for a recording.
 RECORDING_SUFFIXES = frozenset(
     [
-        *(
-            ".wav",
-            ".flac",
-            ".ogg",
-            ".opus",
-            ".mp3",
-            ".aiff",
-            ".aif",
-            ".au",
-            ".caf",
-            ".rf64",
-            ".w64",
-        ),  # audio.write's
+        # as audio.write writes
+        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".rf64", ".w64"),
         *(".aifc", ".oga", ".snd", ".wave"),
         *(
             ".3gp",

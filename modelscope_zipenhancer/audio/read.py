@@ -64,9 +64,8 @@ def load(
     policy = policy or OPEN
     source = unwrapped(source)
     name = name_of(source)
-    if hasattr(source, "shape") and not isinstance(
-        source, (str, bytes, memoryview)
-    ):  # numpy.str_ has a shape
+    # numpy.str_ has a shape, too
+    if hasattr(source, "shape") and not isinstance(source, (str, bytes, memoryview)):
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
         x = _from_array(source, name)
         policy.check_length(len(x), x.shape[1], rate, name)

@@ -100,11 +100,14 @@ def refuse_inputs_as_outputs(jobs: Sequence[Job]) -> None:
 
 def refuse_as_recordings(jobs: Sequence[Job], files: dict[str, str | None]) -> None:
     """OptionError if a file that an option names is a recording of this run, or its output."""
-    named = {real_path(path): (option, path) for option, path in files.items() if path}
-    for job in jobs if named else ():
-        for recording in (job.source, job.output):
-            if found := named.get(real_path(recording)):
-                raise OptionError(f"{found[0]} {found[1]!r} is a recording of this run: name another file")
+    named = {option: path for option, path in files.items() if path}
+    if not named:
+        return
+    taken = _real_names(path for job in jobs for path in (job.source, job.output))
+    for option, path in named.items():
+        folder, name = os.path.split(real_path(path))
+        if name in taken.get(folder, ()):
+            raise OptionError(f"{option} {path!r} is a recording of this run: name another file")
 
 
 def split_done(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:

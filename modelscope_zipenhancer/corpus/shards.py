@@ -65,9 +65,8 @@ class TarShard:
                 stem, given = os.path.splitext(member.name)
                 name = stem + (self.suffix or (given if given.lower() == writable(given) else ".wav"))
                 if name != member.name and name in taken:  # another recording of the sample has it
-                    name = (
-                        member.name + os.path.splitext(name)[1]
-                    )  # up to the first dot it stays the sample's
+                    # up to the first dot it stays the sample's
+                    name = member.name + os.path.splitext(name)[1]
                 taken.add(name)
                 source = f"{self.source}/{member.name}"
                 result, enhanced = enhance_bytes(
