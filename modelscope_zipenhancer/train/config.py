@@ -149,10 +149,10 @@ def read_config(name: str | os.PathLike, settings: Sequence[str] = ()) -> TrainC
         raise ConfigError(f"{path} is no JSON: {error}") from error
     if not isinstance(whole, dict):
         raise ConfigError(f"{path} holds {whole!r:.50}, expected an object with {', '.join(SECTIONS)}")
-    for setting in settings:
-        _set(whole, setting)
     if whole.keys() - set(SECTIONS):
         raise ConfigError(f"{path}: {_unknown(whole.keys() - set(SECTIONS), SECTIONS)}")
+    for setting in settings:
+        _set(whole, setting)
     for section in ("data", "valid", "train"):
         if not isinstance(whole.get(section) or {}, dict):
             raise ConfigError(f"{path}: {section!r} is {whole[section]!r}, expected an object")
@@ -196,6 +196,8 @@ def _set(whole: dict[str, Any], setting: str) -> None:
     with contextlib.suppress(ValueError):  # else a string, such as a path
         value = json.loads(value)
     *sections, last = key.split(".")
+    if (first := [*sections, last][0]) not in SECTIONS:
+        raise ConfigError(f"--set {setting!r}: {_unknown([first], SECTIONS)}, as in train.steps=500")
     for name in sections:
         whole = whole.setdefault(name, {})
         if not isinstance(whole, dict):

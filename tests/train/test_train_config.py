@@ -87,7 +87,7 @@ def test_noisy_and_clean_folders_are_taken_as_pairs(tmp_path):
         (["valid.clean=a", "valid.noise=b", "valid.count=0"], "valid.count is 0"),
         (["steps"], "expected key=value"),
         (["train.steps.more=1"], "nothing can be set in it"),
-        (["modle=tiny"], "unknown modle"),
+        (["modle=tiny"], "--set 'modle=tiny': unknown modle"),
         (["model=1"], "'model' is 1"),
     ],
 )
