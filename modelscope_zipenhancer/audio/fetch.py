@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -35,16 +37,24 @@ def fetch(url: str, policy: Policy = OPEN) -> bytes:
                 promised = answer.length  # None where the server doesn't say
                 if promised is not None:
                     policy.check_bytes(promised, name)
-                while part := answer.read1(BLOCK):  # what is there: a deadline holds on a slow line too
+                came = 0
+
+                def parts() -> Iterator[bytes]:
+                    nonlocal came
+                    while part := answer.read1(BLOCK):  # what is there: a deadline holds on a slow line too
+                        came += len(part)
+                        yield part
+
+                for part in _plain(parts(), answer.headers.get("Content-Encoding", "")):
                     whole.write(part)
                     policy.check_bytes(whole.tell(), name)
             if deadline.over():
                 raise FetchError(late)
-            if promised is not None and whole.tell() < promised:
-                raise FetchError(f"{name} ended early: {whole.tell()} of {promised} bytes came")
+            if promised is not None and came < promised:
+                raise FetchError(f"{name} ended early: {came} of {promised} bytes came")
         except (FetchError, AudioError):
             raise
-        except (OSError, ValueError, http.client.HTTPException) as error:  # URLError, time-outs: OSErrors
+        except (OSError, ValueError, zlib.error, http.client.HTTPException) as error:  # URLError: an OSError
             reason = getattr(error, "reason", None)
             if isinstance(reason, FetchError):  # ours, of an address, which urllib has wrapped
                 raise reason from error
@@ -53,6 +63,27 @@ def fetch(url: str, policy: Policy = OPEN) -> bytes:
                 error.close()
             raise FetchError(message) from error
     return whole.getvalue()
+
+
+def _plain(parts: Iterator[bytes], coding: str) -> Iterator[bytes]:
+    """The body, in parts of at most BLOCK bytes, without the coding that a server gave it unasked.
+
+    Raises ValueError for a coding other than gzip and deflate, zlib.error for what isn't coded as it says.
+    """
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        yield from parts
+        return
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"its content coding is {coding!r}, expected gzip, deflate or none")
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with either's header
+    for part in parts:
+        while part:
+            yield decoder.decompress(part, BLOCK)  # not at once: a few bytes may stand for a gigabyte
+            part = decoder.unconsumed_tail
+    yield decoder.flush()
+    if not decoder.eof:
+        raise ValueError(f"its {coding} data ended early")
 
 
 def _request(url: str) -> urllib.request.Request:

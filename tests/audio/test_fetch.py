@@ -1,7 +1,9 @@
 """Downloads from a server of the test, and what a policy keeps away."""
 
+import gzip
 import socket
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -82,6 +84,35 @@ def test_a_download_that_ends_before_its_content_length_is_a_fetch_error(server,
     answers["/a.wav"] = sends(WAV[:part], length=len(WAV))
     with pytest.raises(FetchError, match=f"a.wav ended early: {part} of {len(WAV)} bytes came"):
         load(f"{url}/a.wav")
+
+
+@pytest.mark.parametrize(
+    "coding, coded", [("gzip", gzip.compress), ("X-GZip", gzip.compress), ("deflate", zlib.compress)]
+)
+def test_a_body_that_a_server_compressed_unasked_is_the_recording(server, coding, coded):
+    url, _, answers = server
+    answers["/a.wav"] = sends(coded(WAV), **{"Content-Encoding": coding})
+    assert fetch(f"{url}/a.wav") == WAV
+
+
+def test_a_compressed_body_that_is_cut_or_is_none_or_of_another_coding_is_a_fetch_error(server):
+    url, _, answers = server
+    packed = gzip.compress(WAV)
+    for coding, body, said in (
+        ("gzip", packed[:-20], "its gzip data ended early"),
+        ("gzip", WAV, "can't be fetched"),
+        ("br", packed, "its content coding is 'br', expected gzip, deflate or none"),
+    ):
+        answers["/a.wav"] = sends(body, **{"Content-Encoding": coding})
+        with pytest.raises(FetchError, match=said):
+            fetch(f"{url}/a.wav")
+
+
+def test_a_limit_of_bytes_is_of_what_a_compressed_body_stands_for(server):
+    url, _, answers = server
+    answers["/a.wav"] = sends(gzip.compress(bytes(50_000_000)), **{"Content-Encoding": "gzip"})
+    with pytest.raises(AudioError, match="longer than the limit of 10000000 bytes"):
+        fetch(f"{url}/a.wav", Policy(max_bytes=10_000_000))
 
 
 def test_a_chunked_download_that_ends_early_is_a_fetch_error(server):
