@@ -52,8 +52,8 @@ def _number(text: str) -> float:
         return 0.0
 
 
-async def uploaded(request: Request) -> BinaryIO:
-    """The recording in the body, as a temporary file; Refused 415, 422, or 499 if the client goes."""
+def is_form(request: Request) -> bool:
+    """Whether the body is a form, else it is the file itself; Refused 415 for what can't be a recording."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(415, "a Content-Encoding isn't read: send the file as it is")
@@ -62,6 +62,11 @@ async def uploaded(request: Request) -> BinaryIO:
         raise Refused(
             415, f"Content-Type {kind[:80]!r}: audio was expected, application/octet-stream or a form"
         )
+    return form
+
+
+async def uploaded(request: Request, form: bool) -> BinaryIO:
+    """The recording in the body, as a temporary file; Refused 422, or 499 if the client goes."""
     try:
         return await (_form_file(request) if form else _body_file(request))
     except ClientDisconnect as error:

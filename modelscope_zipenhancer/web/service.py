@@ -14,7 +14,7 @@ from ..enhance.enhancer import Enhancer
 from ..errors import OptionError, ZipEnhancerError
 from .limits import Cancelled, Limits, Refused, Workers, refusal
 from .metrics import Metrics
-from .request import ANSWERS, answer_type, uploaded
+from .request import ANSWERS, answer_type, is_form, uploaded
 from .stream import StreamSession, stream_options
 
 T = TypeVar("T")
@@ -39,13 +39,13 @@ class Service:
 
     async def enhance(self, request: Request, options: dict[str, Any], strict: bool) -> Response:
         """POST /v1/enhance."""
-        kind = answer_type(request.headers.get("accept", ""))
+        kind, form = answer_type(request.headers.get("accept", "")), is_form(request)
         self.recordings.check()  # before the body is read, and once more when it is here
         if self.uploads >= self.limits.uploads:
             raise Refused(429, f"busy: {self.uploads} bodies are being read", {"retry-after": "2"})
         self.uploads += 1
         try:
-            upload = await uploaded(request)
+            upload = await uploaded(request, form)
         finally:
             self.uploads -= 1
         try:

@@ -481,6 +481,7 @@ def test_who_finds_no_place_is_told_when_to_come_again(slow):
     wait_until(lambda: slow.service.recordings.pending == 2)
     refused = ask(slow.port, body=WAV)
     assert refused.status == 429 and int(refused.headers["retry-after"]) >= 1 and "busy" in refused.error
+    assert ask(slow.port, body=WAV, Content_Type="text/plain").status == 415  # to come again would be no use
     assert ask(slow.port, "GET", "/healthz").status == 200
     slow.go.set()
     for thread in threads:
