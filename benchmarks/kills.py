@@ -43,7 +43,7 @@ def noted(enhancer, job, *arguments, **options):
     return clip.run_job(enhancer, job, *arguments, **options)
 
 processes.run_job = noted
-Enhancer.from_pretrained = classmethod(lambda cls, *_: cls(Halved()))
+Enhancer.from_pretrained = classmethod(lambda cls, **_: cls(Halved()))
 if __name__ == "__main__":
     sys.exit(cli.main())
 """

@@ -25,7 +25,7 @@ from modelscope_zipenhancer.corpus.run import Care, Work
 def run(out: str, model: str, where: str, workers: int, after: int = 0, then=None) -> list:
     """The rows of a corpus; once `after` jobs have ended, then() is called."""
     care = Care(retries=3, patience=300.0, watched=True)
-    work = Work((model, "cpu", "torch", "fp32"), workers=workers, care=care)
+    work = Work({"model": model, "device": "cpu"}, workers=workers, care=care)
     made = make(plan(["in"], out), work, {}, {}, where=where)
     for ended, _ in enumerate(made, 1):
         if then and ended == after:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import AudioError, FetchError
+from ..workers import alive
 from .policy import OPEN, Policy, shortened
 
 FETCH_TIMEOUT = 20.0  # seconds without a byte before a URL counts as stalled
@@ -42,6 +43,7 @@ def fetch(url: str, policy: Policy = OPEN) -> bytes:
                 def parts() -> Iterator[bytes]:
                     nonlocal came
                     while part := answer.read1(BLOCK):  # what is there: a deadline holds on a slow line too
+                        alive()  # a slow line is no process that hangs
                         came += len(part)
                         yield part
 

@@ -8,6 +8,7 @@ import signal
 
 from ..errors import OptionError
 from .enhance import add_sound_and_model, check, options
+from .model import chosen
 from .output import EXIT_CODES, complain, say, speed
 
 EXAMPLES = """examples:
@@ -70,8 +71,10 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
     check(args)
-    if args.retries < 0 or not args.patience > 0:
-        raise OptionError(f"--retries {args.retries} --patience {args.patience}: 0 or more, and more than 0")
+    if args.retries < 0:
+        raise OptionError(f"--retries {args.retries}: 0 or more")
+    if not args.patience >= 3:  # a sign of life comes each second
+        raise OptionError(f"--patience {args.patience:g}: 3 seconds or more")
 
     from ..audio.policy import without_password
     from ..corpus.make import FAILED_BEFORE, make, plan
@@ -87,8 +90,8 @@ def run(args) -> int:
             say(f"{without_password(job.source)} -> {job.output}")
         return 0
     care = Care(args.retries, args.patience, True, args.cpus, args.gpus)
-    work = Work((args.model, args.device, args.backend, args.precision), options(args), args.jobs, care)
-    model_hash = hash_of(args.model)
+    work = Work(chosen(args), options(args), args.jobs, care)
+    model_hash = hash_of(args.model, args.backend)
     settings = {
         "model": args.model,
         "model hash": model_hash,
@@ -133,17 +136,19 @@ def run(args) -> int:
     return 1 if progress.failed or progress.failed_before else 0
 
 
-def hash_of(model: str) -> str:
-    """The SHA-256 of a model's weights."""
+def hash_of(model: str, backend: str) -> str:
+    """The SHA-256 of the file that holds the network; '' where there is none: loading it says so."""
     from ..files import sha256
-    from ..names import ONNX_FILE, WEIGHTS_FILE
+    from ..names import WEIGHTS_FILE
     from ..network.pretrained import find_model
 
     folder = find_model(model)
-    for name in (WEIGHTS_FILE, ONNX_FILE):
-        if os.path.exists(path := os.path.join(folder, name)):
-            return sha256(path)
-    return ""
+    if backend == "onnx":
+        from ..runtime.onnx import graph_of
+
+        return sha256(graph_of(folder))
+    path = os.path.join(folder, WEIGHTS_FILE)
+    return sha256(path) if os.path.exists(path) else ""
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import time
 
 from ..errors import OptionError
 from ..files import check_folder, make_folder, real_path
+from .model import add_model, chosen
 from .output import EXIT_CODES, complain, say, speed
 
 EXAMPLES = """examples:
@@ -80,17 +81,7 @@ def add_sound_and_model(parser) -> None:
         default="chunk",
         help="beyond 6 s: each chunk at the network's level by itself, or all by one factor (chunk)",
     )
-    model = parser.add_argument_group("the model")
-    add = model.add_argument
-    add("--model", default="tiny", help="tiny (bundled, the default), a model dir, or a hub id")
-    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one (onnx: cpu)")
-    add(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        default="fp32",
-        help="bf16: faster on CPUs that have it; fp16: on GPUs",
-    )
-    add("--backend", default="torch", help="torch (the default), or onnx: starts faster, without torch")
+    add_model(parser)
 
 
 def run(args) -> int:
@@ -200,7 +191,7 @@ def enhanced(args, jobs: list):
     from ..corpus.run import run as run_jobs
     from .progress import Bar
 
-    work = Work((args.model, args.device, args.backend, args.precision), options(args), args.jobs)
+    work = Work(chosen(args), options(args), args.jobs)
     with Bar(len(jobs)) as bar, contextlib.closing(run_jobs(jobs, work, progress=bar.within)) as finished:
         for _, (result,) in finished:
             bar.finish(result)

@@ -14,6 +14,7 @@ from ..audio.write import check_output, encode
 from ..corpus.clip import Warnings
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
+from .model import chosen
 from .output import complain, say, speed
 
 BLOCK = 1 << 16  # bytes read at most at a time; less when less is there
@@ -49,7 +50,7 @@ def run_pipe(args, options: dict) -> int:
         check_output(output, bits=args.bits, bitrate=args.bitrate)
         if args.format and os.path.splitext(output)[1].lower() != f".{args.format}":
             raise OptionError(f"-o {output!r} and --format {args.format} disagree: leave one out")
-    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
+    enhancer = Enhancer.from_pretrained(**chosen(args))
     if source == "-":
         source = sys.stdin.buffer.read()
         if args.rate is not None:
@@ -78,7 +79,7 @@ def enhance_to_stdout(enhancer: Enhancer, source, args, options: dict) -> float:
 
 def enhance_raw(args) -> int:
     """Raw PCM in, raw PCM out as it is ready: constant memory, for as long as it goes on."""
-    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
+    enhancer = Enhancer.from_pretrained(**chosen(args))
     stream = enhancer.stream(sample_rate=args.rate, strength=args.strength)
     say(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", sys.stderr)
     started, samples = time.perf_counter(), 0

@@ -5,6 +5,7 @@ import os
 import sys
 
 from ..errors import CheckpointError, ConfigError, ModelNotFoundError, OptionError
+from .model import add_model, chosen
 from .output import complain, say
 
 EXAMPLES = """examples:
@@ -33,12 +34,7 @@ def add_arguments(parser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all of this machine's")
     add("--port", type=int, default=8000, help="port to listen on (8000); 0: any that is free")
-    model = parser.add_argument_group("the model")
-    add = model.add_argument
-    add("--model", default="tiny", help="tiny (bundled, the default), a model dir, or a hub id")
-    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one (onnx: cpu)")
-    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="bf16 on CPUs, fp16 on GPUs")
-    add("--backend", default="torch", help="torch (the default), or onnx")
+    add_model(parser)
     limits = parser.add_argument_group("the limits")
     add = limits.add_argument
     add("--threads", type=int, metavar="N", help="recordings at a time; by default as the cores allow")
@@ -104,7 +100,7 @@ def load(args):
     """The Enhancer, and how many recordings are worked on at a time."""
     from ..enhance.enhancer import Enhancer
 
-    enhancer = Enhancer.from_pretrained(args.model, args.device, args.backend, args.precision)
+    enhancer = Enhancer.from_pretrained(**chosen(args))
     if args.threads:
         return enhancer, args.threads
     if enhancer.recordings_at_once > 1:  # a GPU, which takes them in common batches

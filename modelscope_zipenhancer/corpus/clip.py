@@ -126,7 +126,8 @@ def read(job: Job, options: dict) -> Recording:
 def _read_part(job: Job, strict: bool) -> Recording | None:
     """The part of a local file, without reading the rest; None where that can't be had to the sample.
 
-    strict: nor where the file has less than the part: the whole is read then, and refused if it was cut off.
+    None, too, where the file has less than the part: the whole is read then. It may have more than its header
+    says, or, if `strict`, be refused because it was cut off.
     """
     with storage.open_source(job.source) as file:
         try:
@@ -135,9 +136,9 @@ def _read_part(job: Job, strict: bool) -> Recording | None:
                     return None
                 rate = sound.samplerate
                 start, stop = _samples(job, rate)
-                if strict and (stop is None or stop > sound.frames):
+                if start >= sound.frames or (strict if stop is None else stop > sound.frames):
                     return None
-                sound.seek(min(start, sound.frames))
+                sound.seek(start)
                 x = sound.read(-1 if stop is None else stop - start, "float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError):
             return None  # the whole is read otherwise, or has an error that says more

@@ -82,8 +82,10 @@ def names_several(inputs: list[str]) -> bool:
     return len(inputs) > 1 or os.path.isdir(inputs[0]) or _is_pattern(inputs[0])
 
 
-def refuse_inputs_as_outputs(jobs: Sequence[Job]) -> None:
-    """OutputError if a job would write over a recording of this run."""
+def refuse_inputs_as_outputs(
+    jobs: Sequence[Job], remedy: str = "name another with -o, or pass --overwrite"
+) -> None:
+    """OutputError, which says the remedy, if a job would write over a recording of this run."""
     sources = _real_names(job.source for job in jobs)
     outputs = _real_names(job.output for job in jobs)
     both = {folder: sources[folder] & outputs[folder] for folder in sources.keys() & outputs}
@@ -95,7 +97,7 @@ def refuse_inputs_as_outputs(jobs: Sequence[Job]) -> None:
         if name in both.get(folder, ()):
             over.append(job.output)
     more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
-    raise OutputError(f"the output {over[0]!r} is the input{more}: name another with -o, or pass --overwrite")
+    raise OutputError(f"the output {over[0]!r} is the input{more}: {remedy}")
 
 
 def refuse_as_recordings(jobs: Sequence[Job], files: dict[str, str | None]) -> None:

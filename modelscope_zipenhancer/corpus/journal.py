@@ -255,7 +255,8 @@ class Journal:
         for path in self._journals():
             with storage.open_source(path) as file:
                 file.seek(self._read.get(path, 0))
-                whole = file.read().rpartition(b"\n")[0] + b"\n"
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]  # of another part, which may have only opened it so far
             self._take(whole.splitlines(keepends=True))
             self._read[path] = self._read.get(path, 0) + len(whole)
 
@@ -277,9 +278,8 @@ class Journal:
             try:
                 if self._file is None:
                     self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-                done = os.write(self._file, data)
-                if done < len(data):  # the disk is full: the rest says so
-                    os.write(self._file, data[done:])
+                while data:  # a full disk takes a part, then says so
+                    data = data[os.write(self._file, data) :]
             except OSError as error:
                 self._buffer.clear()
                 raise storage.full_or(error, path) from error

@@ -57,7 +57,7 @@ def plan(inputs: list[str], out: str, suffix: str | None = None, column: str | N
         manifest = None
         jobs = find_shards(inputs, out, suffix, column) or _files(inputs, out, suffix)
     if not storage.is_remote(out):
-        refuse_inputs_as_outputs(jobs)
+        refuse_inputs_as_outputs(jobs, "name another folder with -o")
     if storage.is_remote(out) or any(storage.is_remote(job.source) for job in jobs):
         where = storage.where(out)
         sources = {storage.canonical(job.source) for job in jobs if storage.where(job.source) == where}
@@ -72,7 +72,8 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
     local = [item for item in inputs if not storage.is_remote(item)]
     into = out if storage.is_remote(out) else os.path.join(out, "")
     jobs = find_jobs(local, into, suffix) if local else []
-    for item in set(inputs) - set(local):
+    claims = []
+    for item in dict.fromkeys(item for item in inputs if storage.is_remote(item)):  # one order in all parts
         names = [name for name in storage.names_below(item) if is_recording(name)]
         folder, outputs = storage.canonical(item), storage.canonical(out)
         if outputs.startswith(f"{folder}/"):  # what an earlier run wrote below the input is none
@@ -80,13 +81,20 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
             names = [name for name in names if not name.startswith(made)]
         if not names:
             raise AudioNotFoundError(f"no recordings below {item!r}: none ends as audio files do")
-        claims = []
         for name in names:
             stem, given = os.path.splitext(name)
             claims.append(
                 Claim(storage.join(item, name), storage.join(out, stem + (suffix or writable(given))), given)
             )
-        jobs += distinct(claims)
+    jobs += distinct(claims)
+    if local and claims:
+        first: dict[str, Job] = {}
+        for job in jobs:
+            if (other := first.setdefault(storage.canonical(job.output), job)) is not job:
+                raise OptionError(
+                    f"{other.source!r} and {job.source!r} would both become {job.output!r}: enhance "
+                    "them in two runs"
+                )
     return jobs
 
 

@@ -66,10 +66,10 @@ def for_threads(enhancer: Enhancer) -> tuple[Enhancer, int]:
     return Enhancer(OneAtATime(enhancer.backend)), AT_ONCE
 
 
-def start(load: tuple) -> None:
+def start(load: dict[str, Any]) -> None:
     """Load the enhancer of this process."""
     global _enhancer
-    _enhancer, _ = for_threads(Enhancer.from_pretrained(*load))
+    _enhancer, _ = for_threads(Enhancer.from_pretrained(**load))
 
 
 def run_here(options: dict, retries: int, job: Any) -> list[Result]:

@@ -36,7 +36,7 @@ class Work:
         care: how much is done for a recording whose process fails.
     """
 
-    load: tuple
+    load: dict[str, Any]
     options: dict = field(default_factory=dict)
     workers: int | None = None
     care: Care = Care()
@@ -65,7 +65,7 @@ def run(jobs: Sequence[Any], work: Work, where: str = "local", progress: Progres
 def _locally(jobs: Sequence[Any], work: Work, progress: Progress | None) -> Finished:
     if not jobs:
         return
-    enhancer = Enhancer.from_pretrained(*work.load)  # here too: an unknown model is said once, and at once
+    enhancer = Enhancer.from_pretrained(**work.load)  # here too: an unknown model is said once, and at once
     _remove_leftovers(jobs)
     wants_batches = enhancer.recordings_at_once > 1
     if work.care.watched:

@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class TarShard:
                 storage.writer(self.output) as out,
                 tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as new,
             ):
-                for members, of_sample in ahead(work, _samples(tar), threads(enhancer)):
+                for members, of_sample in ahead(work, _samples(tar, self.source), threads(enhancer)):
                     alive()
                     results += of_sample
                     for member, data in members:
@@ -168,13 +169,16 @@ def threads(enhancer: Enhancer) -> int:
     return max(AT_ONCE, enhancer.recordings_at_once)
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
+def _samples(tar: tarfile.TarFile, source: str) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
     """The members of each sample with their content: those that follow one another with one key."""
 
     def members() -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            yield member, file.read() if file else b""
+        try:
+            for member in tar:
+                file = tar.extractfile(member) if member.isfile() else None
+                yield member, file.read() if file else b""
+        except OSError as error:  # which the writer of the output would take for its own
+            raise AudioError(f"{source!r} can't be read: {error.strerror or error}") from error
 
     def key(item: tuple[tarfile.TarInfo, bytes]) -> str:
         folder, _, name = item[0].name.rpartition("/")
@@ -202,9 +206,8 @@ def find_shards(inputs: list[str], out: str, suffix: str | None, column: str | N
                 raise OptionError(f"{item!r} holds no shards, the other inputs do: give it in another run")
             return None
         shards += found
-    outputs = [shard.output for shard in shards]
-    for output in outputs:
-        if outputs.count(output) > 1:
+    for output, count in Counter(shard.output for shard in shards).items():
+        if count > 1:
             raise OptionError(f"two shards would become {output!r}: enhance them in two runs")
     return shards
 

@@ -15,13 +15,16 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError
+from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
 from ..files import make_folder, real_path, replacing
+from ..workers import alive
 
 # Nothing more can be written here: the run must stop, not fail each recording in turn.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 # Where an upload appears whole or not at all. Elsewhere it gets a temporary name first.
 WHOLE = {"s3", "s3a", "gs", "gcs", "oss", "obs", "cos", "tos", "az", "abfs", "abfss", "memory"}
+
+BLOCK = 8 << 20  # bytes of a remote file that are read at a time
 
 
 class FullError(OutputError):
@@ -48,9 +51,14 @@ def open_source(path: str) -> BinaryIO:
 
 def read_source(path: str) -> io.BytesIO:
     """A remote file as a whole, in memory: one request instead of one for each part."""
+    whole = io.BytesIO()
     with open_source(path) as file:
         try:
-            return io.BytesIO(file.read())
+            while part := file.read(BLOCK):
+                alive()  # a slow line is no process that hangs
+                whole.write(part)
+            whole.seek(0)
+            return whole
         except OSError as error:
             raise AudioError(f"{path!r} can't be read: {error.strerror or error}") from error
 
@@ -110,6 +118,8 @@ def writer(path: str) -> Iterator[BinaryIO]:
             system.put_file(local, temporary)
             system.mv(temporary, inside)
     except OSError as error:
+        if isinstance(error, ZipEnhancerError) and not isinstance(error, OutputError):
+            raise  # of what the caller read meanwhile
         raise full_or(error, path) from error
 
 

@@ -165,15 +165,7 @@ def load(
     if threads is not None and threads < 1:
         raise OptionError(f"threads={threads}: 1 or more")
     providers = providers or _providers(device or "cpu")
-    for name in (ONNX_FILE, CARD_ONNX_FILE):
-        path = os.path.join(model_dir, name)
-        if os.path.isfile(path):
-            break
-    else:
-        raise ModelNotFoundError(
-            f"{model_dir} has no {ONNX_FILE}: make it by `zipenhancer export {model_dir} -o "
-            f"{os.path.join(model_dir, ONNX_FILE)}` where torch is, or use the backend 'torch'"
-        )
+    path = graph_of(model_dir)
     backend = OnnxBackend(path, providers, threads)
     made_from = backend.metadata.get("checkpoint_sha256")
     weights = os.path.join(model_dir, WEIGHTS_FILE)
@@ -183,6 +175,17 @@ def load(
             f"`zipenhancer export {model_dir} -o {path}`"
         )
     return backend
+
+
+def graph_of(model_dir: str) -> str:
+    """A model dir's graph that runs, ours or the model card's; ModelNotFoundError if it has neither."""
+    for name in (ONNX_FILE, CARD_ONNX_FILE):
+        if os.path.isfile(path := os.path.join(model_dir, name)):
+            return path
+    raise ModelNotFoundError(
+        f"{model_dir} has no {ONNX_FILE}: make it by `zipenhancer export {model_dir} -o "
+        f"{os.path.join(model_dir, ONNX_FILE)}` where torch is, or use the backend 'torch'"
+    )
 
 
 def available(runtime: Any) -> list[str]:

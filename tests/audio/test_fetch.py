@@ -115,6 +115,15 @@ def test_a_limit_of_bytes_is_of_what_a_compressed_body_stands_for(server):
         fetch(f"{url}/a.wav", Policy(max_bytes=10_000_000))
 
 
+def test_a_long_download_gives_signs_of_life(server, monkeypatch):
+    url, _, answers = server
+    signs = []
+    monkeypatch.setattr(fetching, "alive", lambda: signs.append(1))
+    answers["/a.wav"] = sends(bytes(3 << 20))
+    fetch(f"{url}/a.wav")
+    assert len(signs) >= 3
+
+
 def test_a_chunked_download_that_ends_early_is_a_fetch_error(server):
     url, _, answers = server
 

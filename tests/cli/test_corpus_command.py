@@ -1,14 +1,17 @@
 """`zipenhancer corpus`: what it says, and what it refuses. The work is tested in tests/corpus."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
 from modelscope_zipenhancer import cli
+from modelscope_zipenhancer.cli.corpus import hash_of
 from modelscope_zipenhancer.cli.progress import Progress
 from modelscope_zipenhancer.corpus.report import Result
+from modelscope_zipenhancer.files import sha256
 
 
 @pytest.fixture
@@ -58,7 +61,8 @@ def test_dry_run_does_nothing(here, capsys):
     [
         (["--where", "moon"], "--where moon: local or ray"),
         (["--jobs", "0"], "--jobs 0"),
-        (["--patience", "0"], "--patience 0"),
+        (["--patience", "2"], "--patience 2: 3 seconds or more"),
+        (["--retries", "-1"], "--retries -1"),
         (["--model", "nonesuch"], "unknown model 'nonesuch'"),
         (["--sample-rate", "7"], "a sample rate of 7 Hz"),
     ],
@@ -83,3 +87,13 @@ def test_progress_has_hours_rtf_failures_and_the_remaining_time(monkeypatch):
         now[0] += 36.0
         progress.finish([Result("a", "b", "done", 3600.0), Result("c", "d", "failed")])
         assert progress.text() == "2/10, 1.00 h of audio, RTF 0.0100, 1 failed, 04:48 left"
+
+
+def test_the_model_hash_is_that_of_the_file_that_runs(quick_model_dir, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(quick_model_dir, folder)
+    (folder / "model.onnx").write_bytes(b"a graph")
+    assert hash_of(str(folder), "torch") == sha256(folder / "pytorch_model.bin")
+    assert hash_of(str(folder), "onnx") == sha256(folder / "model.onnx")
+    (folder / "model.onnx").rename(folder / "onnx_model.onnx")  # the model card's
+    assert hash_of(str(folder), "onnx") == sha256(folder / "onnx_model.onnx")

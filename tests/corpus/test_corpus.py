@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def identity(monkeypatch):
     """No network: what is read is written."""
-    load = classmethod(lambda cls, *arguments: cls(lambda waveform, gain=None: waveform))
+    load = classmethod(lambda cls, **arguments: cls(lambda waveform, gain=None: waveform))
     monkeypatch.setattr(Enhancer, "from_pretrained", load)
 
 
@@ -104,7 +104,7 @@ def test_what_is_done_is_found_out_by_a_look_into_each_folder(here, monkeypatch)
 
 
 def results(jobs, **options):
-    return [result for _, ended in run(jobs, Work((), options)) for result in ended]
+    return [result for _, ended in run(jobs, Work({}, options)) for result in ended]
 
 
 def test_a_warning_is_in_the_result_and_an_option_for_writing_reaches_the_file(here, identity):
@@ -165,4 +165,4 @@ def test_a_summary_counts_by_status():
 
 def test_an_unknown_place_is_refused_before_anything_is_loaded():
     with pytest.raises(OptionError, match="where='moon': 'local'"):
-        run([], Work(()), where="moon")
+        run([], Work({}), where="moon")

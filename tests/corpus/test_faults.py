@@ -42,7 +42,7 @@ DRIVER = """
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             return waveform / 2
 
-    Enhancer.from_pretrained = classmethod(lambda cls, *_: cls(Halved()))
+    Enhancer.from_pretrained = classmethod(lambda cls, **_: cls(Halved()))
     if __name__ == "__main__":
         sys.exit(cli.main())
 """

@@ -14,6 +14,8 @@ import pytest
 import soundfile
 
 from modelscope_zipenhancer.corpus import storage
+from modelscope_zipenhancer.corpus.clip import read
+from modelscope_zipenhancer.corpus.find import Job
 from modelscope_zipenhancer.corpus.journal import Journal, read_manifest
 from modelscope_zipenhancer.corpus.make import make, plan
 from modelscope_zipenhancer.corpus.manifests import Manifest
@@ -38,7 +40,7 @@ class Halved:
 
 @pytest.fixture(autouse=True)
 def halved(monkeypatch):
-    load = classmethod(lambda cls, *arguments: cls(Halved()))
+    load = classmethod(lambda cls, **arguments: cls(Halved()))
     monkeypatch.setattr(Enhancer, "from_pretrained", load)
 
 
@@ -65,7 +67,7 @@ def corpus(*inputs, out="out", suffix=None, part=(1, 1), options=None, **more):
     """The results of a run in this process; and whether it has written the manifest."""
     made = make(
         plan(list(inputs), out, suffix),
-        Work((), options or {}),
+        Work({}, options or {}),
         {"options": options or {}},
         {"model": "halved"},
         part=part,
@@ -119,6 +121,15 @@ def test_nemos_manifest_comes_back_with_the_parts_as_files_of_their_own(here):
     assert enhanced[3]["audio_filepath"] == first and enhanced[4]["duration"] == 0.5
     y, rate = soundfile.read(first)
     assert rate == 16_000 and np.max(abs(y - x[8000:28_000, 0] / 2)) < 2**-14
+
+
+def test_a_part_of_a_file_whose_header_says_nothing_of_its_length_is_there(here):
+    x = write("whole.wav", 3.0)
+    data = (here / "whole.wav").read_bytes()
+    size = data.index(b"data") + 4
+    (here / "in.wav").write_bytes(data[:size] + bytes(4) + data[size + 4 :])  # of a recorder that was cut off
+    part = read(Job("in.wav", "out.wav", False, 1.0, 1.5), {})
+    assert np.max(abs(part.samples[:, 0] - x[16_000:40_000, 0])) < 2**-14
 
 
 def recording(name, path, seconds, channels=1, **more):
@@ -439,7 +450,7 @@ def test_what_may_pass_is_tried_again_and_what_is_in_the_recording_is_not(here, 
                 raise RuntimeError("CUDA error: one batch")
             return super().__call__(waveform)
 
-    monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls, *_: cls(Moody())))
+    monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls, **_: cls(Moody())))
     for i in range(3):
         write(f"in/{i}.wav")
     (here / "in" / "9.wav").write_bytes(b"x")
@@ -483,12 +494,41 @@ def test_a_corpus_elsewhere_is_resumed_from_the_rows_that_were_written(here):
         write(f"in/{i}.wav")
     try:
         planned = plan(["in"], "memory://kept")
-        made = make(planned, Work(()), {"options": {}}, {"model": "halved"})
+        made = make(planned, Work({}), {"options": {}}, {"model": "halved"})
         next(made)
         made.close()
         assert len(corpus("in", out="memory://kept")) == 2
     finally:
         fsspec.filesystem("memory").rm("/", recursive=True)
+
+
+def test_recordings_of_several_places_elsewhere_have_an_order_and_an_output_each(here):
+    pytest.importorskip("fsspec", reason="the [corpus] extra")
+    places = [f"file://{here}/{name}" for name in "cabd"]
+    for i, name in enumerate("cabd"):
+        write(f"{name}/{i}.wav")
+    assert [job.output for job in plan(places, "out").jobs] == [f"out/{i}.wav" for i in range(4)]
+    write("a/0.wav")
+    for inputs in (places, ["c", places[1]], [places[0], "a/0.wav"]):
+        with pytest.raises(OptionError, match="would both become 'out/0.wav'"):
+            plan(inputs, "out")
+
+
+def test_a_journal_that_another_part_has_only_opened_so_far_is_read_whole_later(here):
+    write("in/a.wav")
+    write("in/b.wav")
+    jobs = plan(["in"], "out").jobs
+    with Journal("out", {}, (1, 2), {}) as first:
+        journal = f"out/.zipenhancer/{0:020d}-1-000000.jsonl"
+        first._file = os.open(
+            journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )  # what it does before its first row
+        with Journal("out", {}, (2, 2), {}) as second:
+            for part, job in zip((first, second), jobs):
+                write(job.output)
+                part.add(job, [Result(job.source, job.output, "done", 1.0)])
+            assert first.finish(jobs) or second.finish(jobs)
+    assert [row["path"] for row in read_rows("out/zipenhancer.jsonl")] == ["a.wav", "b.wav"]
 
 
 def test_jobs_of_a_plan_are_in_the_inputs_order_and_a_recording_is_there_once(here):

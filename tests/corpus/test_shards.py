@@ -1,5 +1,7 @@
 """Tar shards, Parquet files and datasets: shards of the same form, whole or not there, and their manifest."""
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from modelscope_zipenhancer.corpus import storage
 from modelscope_zipenhancer.corpus.journal import read_manifest
 from modelscope_zipenhancer.corpus.make import make, plan
 from modelscope_zipenhancer.corpus.run import Work
@@ -20,7 +23,7 @@ from modelscope_zipenhancer.errors import AudioError, OptionError
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load = classmethod(lambda cls, *arguments: cls(lambda waveform, gain=None: waveform / 2))
+    load = classmethod(lambda cls, **arguments: cls(lambda waveform, gain=None: waveform / 2))
     monkeypatch.setattr(Enhancer, "from_pretrained", load)
     return tmp_path
 
@@ -52,7 +55,7 @@ def read_tar(path):
 
 def corpus(*inputs, out="out", suffix=None, column=None, options=None, **more):
     planned = plan(list(inputs), out, suffix, column)
-    made = make(planned, Work((), options or {}), {}, {"model": "halved"}, **more)
+    made = make(planned, Work({}, options or {}), {}, {"model": "halved"}, **more)
     return [result for _, results in made for result in results]
 
 
@@ -84,6 +87,31 @@ def test_a_tar_keeps_its_samples_and_their_order_and_a_broken_sample_is_left_out
     assert [row["path"] for row in rows] == ["a.wav", "sub/b.flac", "c.wav", "d.seg.wav", "e.wav"]
     assert {row["shard"] for row in rows[:4]} == {"x-0.tar"} and rows[2]["status"] == "failed"
     assert rows[0]["source"] == "shards/x-0.tar/a.wav" and rows[3]["sample_rate"] == 24_000
+
+
+def test_a_tar_that_can_not_be_read_any_more_is_no_output_that_can_not_be_written(monkeypatch):
+    write_tar("in/x.tar", {f"{i}.wav": audio(i, samples=40_000) for i in range(4)})
+    opened = storage.open_source
+
+    class Worn:
+        def __init__(self, file):
+            self.file = file
+
+        def read(self, size):
+            if self.file.tell() > 100_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return self.file.read(size)
+
+    @contextlib.contextmanager
+    def open_worn(path):
+        with opened(path) as file:
+            yield Worn(file) if path == "in/x.tar" else file
+
+    monkeypatch.setattr(storage, "open_source", open_worn)
+    shard = plan(["in/x.tar"], "out").jobs[0]
+    with pytest.raises(AudioError, match="'in/x.tar' can't be read: Input/output error"):
+        shard.enhance(Enhancer.from_pretrained(), {})
+    assert not os.path.exists("out/x.tar")
 
 
 def test_shards_are_done_once_and_again_when_they_are_gone_and_are_the_same():

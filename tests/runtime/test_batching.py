@@ -134,7 +134,7 @@ def test_clips_of_a_corpus_share_batches_and_sound_as_they_do_alone(shared):
 
 def test_the_command_works_on_several_recordings_at_a_time_on_a_gpu(shared, tmp_path, monkeypatch, capsys):
     enhancer, shapes = shared
-    monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls, *arguments: enhancer))
+    monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls, **arguments: enhancer))
     (tmp_path / "in").mkdir()
     for i, x in enumerate(clips(9)):
         soundfile.write(tmp_path / "in" / f"{i}.wav", x, 16_000)
@@ -166,7 +166,7 @@ def test_left_early_the_others_stop_at_their_next_chunk_and_leave_nothing_half_w
     jobs = [Job(str(tmp_path / name), str(tmp_path / "out" / name)) for name in names]
     before = threading.active_count()
     monkeypatch.setattr(Enhancer, "from_pretrained", classmethod(lambda cls: cls(Slow())))
-    results = run(jobs, Work(()))
+    results = run(jobs, Work({}))
     _, (first,) = next(results)
     assert first.status == "done" and running.is_set()
     started = time.monotonic()
