@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from ..errors import OptionError, OutputError
+from ..errors import AudioError, OptionError, OutputError
 from ..files import check_folder, replacing
 from .resample import resample
-from .samples import beyond_full_scale, check_level, to_float32, to_pcm
+from .samples import BLOCK, beyond_full_scale, check_level, to_float32, to_pcm
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def write(
     Raises:
         OutputError or OptionError, as check_output; AudioError for integers of an unknown scale.
     """
-    x = np.asarray(x)
+    x = _checked(x)
     channels = 1 if x.ndim == 1 else x.shape[1]
     path = check_output(path, sample_rate, channels, bits, bitrate)
     suffix = os.path.splitext(path)[1].lower()
@@ -160,13 +160,26 @@ def encode(
     bitrate: float | None = None,
     name: str = "",
 ) -> bytes:
-    """What `write` would write, as bytes; messages call it `name`, or by its suffix."""
-    file = io.BytesIO()
+    """What `write` would write, as bytes; messages call it `name`, or by its suffix. Raises as `write`."""
+    x, file = _checked(x), io.BytesIO()
+    check_format(f"audio{suffix}", sample_rate, 1 if x.ndim == 1 else x.shape[1], bits, bitrate)
     try:
-        _encode(file, name or suffix, suffix, np.asarray(x), sample_rate, bits, bitrate)
+        _encode(file, name or suffix, suffix, x, sample_rate, bits, bitrate)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise OutputError(f"{name or suffix} can't be written: {error}") from error
     return file.getvalue()
+
+
+def _checked(x: Any) -> np.ndarray:
+    """AudioError for what isn't (samples,) or (samples, channels), or has NaN among its samples."""
+    x = np.asarray(x)
+    if x.ndim not in (1, 2):
+        raise AudioError(f"an array of shape {x.shape}: (samples,) or (samples, channels) is written")
+    if np.issubdtype(x.dtype, np.floating) and any(
+        np.isnan(x[start : start + BLOCK]).any() for start in range(0, len(x), BLOCK)
+    ):
+        raise AudioError("an array with NaN: replace them (numpy.nan_to_num)")
+    return x
 
 
 def _rate(suffix: str, sample_rate: int) -> int:

@@ -6,7 +6,7 @@ EXIT_CODES = """exit codes:
   0    everything is done
   1    something failed: each failure is a line on stderr
   2    called wrongly: nothing has been done
-  130  interrupted (Ctrl-C): what is done stays, --resume goes on from there"""
+  130  interrupted (Ctrl-C): what is done stays"""
 
 
 def say(text: str = "", file=None) -> None:

@@ -1,5 +1,6 @@
 """`zipenhancer enhance -`: a WAV or raw PCM from stdin, or to stdout."""
 
+import contextlib
 import os
 import sys
 import time
@@ -10,10 +11,10 @@ import numpy as np
 from ..audio.read import read
 from ..audio.resample import check_rate
 from ..audio.samples import pcm16
-from ..audio.write import check_output, encode
+from ..audio.write import check_format, check_output, encode
 from ..corpus.clip import Warnings
 from ..enhance.enhancer import Enhancer
-from ..errors import OptionError
+from ..errors import OptionError, StreamError
 from .model import chosen
 from .output import complain, say, speed
 
@@ -50,6 +51,8 @@ def run_pipe(args, options: dict) -> int:
         check_output(output, bits=args.bits, bitrate=args.bitrate)
         if args.format and os.path.splitext(output)[1].lower() != f".{args.format}":
             raise OptionError(f"-o {output!r} and --format {args.format} disagree: leave one out")
+    else:
+        check_format(f"stdout.{args.format or 'wav'}", args.sample_rate, None, args.bits, args.bitrate)
     enhancer = Enhancer.from_pretrained(**chosen(args))
     if source == "-":
         source = sys.stdin.buffer.read()
@@ -83,10 +86,20 @@ def enhance_raw(args) -> int:
     stream = enhancer.stream(sample_rate=args.rate, strength=args.strength)
     say(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", sys.stderr)
     started, samples = time.perf_counter(), 0
-    for block in stream.run(_blocks(sys.stdin.buffer)):
+
+    def put(block: np.ndarray) -> None:
+        nonlocal samples
         sys.stdout.buffer.write(pcm16(block).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
         samples += len(block)
+
+    try:
+        for block in stream.run(_blocks(sys.stdin.buffer)):
+            put(block)
+    except KeyboardInterrupt:  # the way to end a microphone
+        with contextlib.suppress(StreamError):  # it came while the network ran: what that had is lost
+            put(stream.flush())
+        return complain(f"interrupted after {samples / args.rate:.1f} s, which were written", 130)
     return _say("-", samples / args.rate, time.perf_counter() - started, args.model)
 
 

@@ -1,5 +1,7 @@
 """A limit to how far noise is turned down."""
 
+from numbers import Real
+
 import numpy as np
 
 from ..errors import OptionError
@@ -34,5 +36,5 @@ def limited(backend: Backend, strength: float | None) -> Backend:
 
 def check_strength(strength: float | None) -> None:
     """OptionError unless `strength` is None or 0 dB or more."""
-    if strength is not None and not strength >= 0:
-        raise OptionError(f"strength={strength}: the dB by which noise is turned down at most, 0 or more")
+    if strength is not None and not (isinstance(strength, Real) and strength >= 0):
+        raise OptionError(f"strength={strength!r}: the dB by which noise is turned down at most, 0 or more")

@@ -9,9 +9,9 @@ import numpy as np
 from ..audio.policy import Policy
 from ..audio.read import read
 from ..audio.resample import check_rate, fit, resample
-from ..audio.samples import to_mono
+from ..audio.samples import check_finite, to_float32, to_mono
 from ..audio.write import check_format, check_output, encode, write
-from ..errors import OptionError
+from ..errors import AudioError, OptionError
 from ..names import SAMPLE_RATE
 from ..network.pretrained import find_model
 from ..runtime.backend import Backend, load_backend, preferred_batch_size
@@ -59,7 +59,7 @@ class Enhancer:
         Args:
             model: a bundled one by name, a ModelScope model dir, or a model's id on ModelScope's hub, which
                 is downloaded.
-            device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one.
+            device: 'cpu', 'cuda', 'cuda:1', 'mps'; by default a CUDA device if there is one (onnx: the CPU).
             backend: 'torch'; or 'onnx', ONNX Runtime, for a model that has an ONNX file: it imports no torch.
             precision: 'fp32', 'bf16' on CPUs that have it, 'fp16' on GPUs.
             compile: torch.compile, for GPUs.
@@ -125,7 +125,7 @@ class Enhancer:
         """Enhance samples, as `audio.read` returns them.
 
         Args:
-            x: float32 (samples, channels), full scale +-1.
+            x: (samples, channels), or (samples,) of one; float at full scale +-1, or signed integers.
             rate: Hz.
             output_rate: Hz of what comes back; by default `rate`.
             mono: mix the channels first. By default each is enhanced by itself, with a gain of its own.
@@ -142,10 +142,15 @@ class Enhancer:
             ceil(samples * output_rate / rate) samples.
 
         Raises:
-            OptionError.
+            OptionError; AudioError for samples that are NaN, infinite or of another shape.
         """
         check_options(output_rate, strength, bandwidth, gain)
         rate = check_rate(rate)
+        x = to_float32(np.asarray(x), "the array")
+        x = x[:, None] if x.ndim == 1 else x
+        if x.ndim != 2 or x.shape[1] < 1:
+            raise AudioError(f"an array of shape {x.shape}: expected (samples,) or (samples, channels)")
+        check_finite(x, "the array")
         target = int(output_rate or rate)
         backend = limited(WithoutOffset(self.backend), strength)
         x = to_mono(x)[:, None] if mono else x

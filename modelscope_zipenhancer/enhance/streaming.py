@@ -3,6 +3,7 @@
 The network sees both ways in time, so enhancing a stream means waiting for a chunk of it: `latency_ms`.
 """
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ class Stream:
         self.sample_rate, self.channels = check_rate(sample_rate), channels
         if channels < 1:
             raise OptionError(f"channels={channels}: 1 or more")
-        self._grid, self._flushed = grid, False
+        self._grid, self._flushed, self._failed = grid, False, False
         self._lanes = [_Lane(backend, grid, sample_rate, gain) for _ in range(channels)]
 
     @property
@@ -53,18 +54,23 @@ class Stream:
 
         block: (samples,) or (samples, channels), float at full scale +-1 or signed integer. What comes
         back has as many axes. Raises AudioError for a block that doesn't fit or holds NaN; the stream
-        can go on after that. StreamError after `flush`.
+        can go on after that. StreamError after `flush`, or when the network has failed before.
         """
         if self._flushed:
             raise StreamError("this stream has been flushed: start a new one")
         block = self._checked(block)
         lanes = block[:, None] if block.ndim == 1 else block
-        return self._joined([lane.feed(lanes[:, i]) for i, lane in enumerate(self._lanes)], block.ndim)
+        with self._whole():
+            return self._joined([lane.feed(lanes[:, i]) for i, lane in enumerate(self._lanes)], block.ndim)
 
     def flush(self) -> np.ndarray:
-        """The end: return the rest, (samples,) of one channel, (samples, channels) of more."""
+        """The end: return the rest, (samples,) of one channel, (samples, channels) of more.
+
+        Raises StreamError when the network has failed before.
+        """
         self._flushed = True
-        return self._joined([lane.flush() for lane in self._lanes], 1 if self.channels == 1 else 2)
+        with self._whole():
+            return self._joined([lane.flush() for lane in self._lanes], 1 if self.channels == 1 else 2)
 
     def run(self, blocks: Iterable) -> Iterator[np.ndarray]:
         """Yield enhanced blocks for an iterable of blocks, the rest at its end."""
@@ -81,6 +87,17 @@ class Stream:
             if len(enhanced := await asyncio.to_thread(self.feed, block)):
                 yield enhanced
         yield await asyncio.to_thread(self.flush)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What fails within leaves the stream in pieces: no sample after it would be where it belongs."""
+        if self._failed:
+            raise StreamError("this stream has failed, its sound has a gap: start a new one")
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def _joined(self, lanes: list, axes: int) -> np.ndarray:
         return lanes[0] if axes == 1 else np.stack(lanes, axis=1)

@@ -55,9 +55,10 @@ class GpuNetwork:
         out, samples = torch.empty_like(waveform), waveform.shape[-1]
         start = 0
         while start < len(waveform):
-            if samples not in self._fits:
-                self._fits[samples] = self._how_many_fit(waveform[start : start + 1])
-            count = self._fits[samples]
+            # What fits of longer ones does of these: each length would else be computed twice.
+            count = next((self._fits[known] for known in sorted(self._fits) if known >= samples), 0)
+            if not count:
+                count = self._fits[samples] = self._how_many_fit(waveform[start : start + 1])
             part = slice(start, min(start + count, len(waveform)))
             try:
                 out[part] = self._denoise(waveform[part], None if gain is None else gain[part], count)

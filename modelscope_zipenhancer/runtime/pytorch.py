@@ -1,5 +1,6 @@
 """The network by PyTorch: its form for CPUs, or for GPUs, behind the protocol of backends."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,15 @@ class TorchBackend:
             raise OptionError(f"{option} is for GPUs; on CPUs the default is faster")
         self.model, self.dtype, self.compile = model, DTYPES[precision], compile
         self._form: tuple | None = None  # (versions of the weights, what runs them)
+        self._forming = threading.Lock()
 
     def __getstate__(self) -> dict:
         # The form holds folded weights and buffers, hundreds of MB after a few seconds of audio.
-        return self.__dict__ | {"_form": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_forming"} | {"_form": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forming = threading.Lock()
 
     @property
     def preferred_batch_size(self) -> int:
@@ -66,14 +72,15 @@ class TorchBackend:
         """What runs: the form for the device that the weights are on."""
         weights = list(self.model.parameters())
         versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
-        form = self._form
-        if form is None or form[0] != versions:
-            if self._device.type == "cpu":
-                network: CpuNetwork | GpuNetwork = CpuNetwork(self.model, self.dtype)
-            else:
-                network = GpuNetwork(self.model, self.dtype, self.compile)
-            form = self._form = (versions, network)
-        return form[1]
+        with self._forming:  # the first threads would else make one each
+            form = self._form
+            if form is None or form[0] != versions:
+                if self._device.type == "cpu":
+                    network: CpuNetwork | GpuNetwork = CpuNetwork(self.model, self.dtype)
+                else:
+                    network = GpuNetwork(self.model, self.dtype, self.compile)
+                form = self._form = (versions, network)
+            return form[1]
 
 
 def load(model_dir: str, device: str | None = None, **options: Any) -> TorchBackend:

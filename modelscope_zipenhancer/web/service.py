@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, TypeVar
 from fastapi import Request, Response, WebSocket
 
 from ..audio.read import load
-from ..audio.write import encode, output_rate
+from ..audio.write import check_format, encode, output_rate
 from ..enhance.enhancer import Enhancer
-from ..errors import OptionError, ZipEnhancerError
+from ..errors import OptionError, OutputError, ZipEnhancerError
 from .limits import Cancelled, Limits, Refused, Workers, refusal
 from .metrics import Metrics
 from .request import ANSWERS, answer_type, is_form, uploaded
@@ -80,6 +80,10 @@ class Service:
         policy.check_length(
             len(x) * max(1, channels // 2), 1, rate, "the audio in all channels (mono=1 mixes them)"
         )
+        try:
+            check_format(f"answer{suffix}", target, channels)
+        except OutputError as error:  # said before the work, and no fault of the server's
+            raise OptionError(str(error)) from error
         y = self.enhancer.enhance(x, rate, progress=progress, **options)
         seconds = len(x) / rate
         answer = Response(encode(y, target, suffix), media_type=kind)

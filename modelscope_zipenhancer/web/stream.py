@@ -1,7 +1,9 @@
 """A stream by WebSocket: its options, and its blocks in and out."""
 
 import asyncio
+import contextlib
 import functools
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,6 +17,8 @@ from ..enhance.streaming import Stream
 from ..errors import AudioError, OptionError
 from .limits import Refused, Workers
 from .metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 STREAM_CHANNELS = 8
@@ -52,6 +56,10 @@ def stream_options(socket: WebSocket) -> tuple[dict[str, Any], np.dtype]:
     return options, SAMPLES[samples]
 
 
+class _Gone(Exception):
+    """The client doesn't read, or has gone: nobody hears an answer."""
+
+
 class StreamSession:
     """One WebSocket: blocks of PCM in, what is finished out, one after the other.
 
@@ -85,17 +93,23 @@ class StreamSession:
     async def run(self) -> None:
         await self.socket.accept()
         described = {"sample_rate": self.session.sample_rate, "channels": self.session.channels}
-        await self._say({**described, "latency_ms": round(self.session.latency_ms, 1)})
-        try:
-            code = await self._blocks()
-        except (OptionError, AudioError) as error:
-            self.metrics.errors.labels(type(error).__name__).inc()
-            await self._say({"error": str(error)})
-            code = 1007
-        except (asyncio.TimeoutError, RuntimeError, WebSocketDisconnect):
-            return  # it doesn't read, or has gone: nobody hears an answer
-        if code is not None:
-            await self.socket.close(code)
+        with contextlib.suppress(_Gone):
+            await self._say({**described, "latency_ms": round(self.session.latency_ms, 1)})
+            try:
+                code = await self._blocks()
+            except _Gone:
+                raise
+            except (OptionError, AudioError) as error:
+                self.metrics.errors.labels(type(error).__name__).inc()
+                await self._say({"error": str(error)})
+                code = 1007
+            except Exception as error:  # of the network, say: the client hears that it isn't its doing
+                logger.exception("a stream failed")
+                self.metrics.errors.labels(type(error).__name__).inc()
+                await self._say({"error": "the server failed, its log says how"})
+                code = 1011
+            if code is not None:
+                await self._within_time(self.socket.close(code))
 
     async def _blocks(self) -> int | None:
         """The code to close with; None if the client has closed."""
@@ -114,7 +128,10 @@ class StreamSession:
                     await self._answer(self.session.flush)
                     await self._say({"samples": self._sent, "error": "the server is stopping"})
                     return 1012
-                message = arriving.result()
+                try:
+                    message = arriving.result()
+                except RuntimeError as error:  # Starlette's, of a socket that is closed
+                    raise _Gone from error
                 if message["type"] == "websocket.disconnect":
                     return None
                 if message.get("text") == "flush":
@@ -156,4 +173,7 @@ class StreamSession:
         await self._within_time(self.socket.send_json(words))
 
     async def _within_time(self, sending: Awaitable[None]) -> None:
-        await asyncio.wait_for(sending, self.idle)
+        try:
+            await asyncio.wait_for(sending, self.idle)
+        except (asyncio.TimeoutError, RuntimeError, WebSocketDisconnect) as error:
+            raise _Gone from error

@@ -11,7 +11,7 @@ from recordings import speech
 
 from modelscope_zipenhancer.audio.read import load
 from modelscope_zipenhancer.audio.write import FORMATS, check_output, encode, output_rate, write
-from modelscope_zipenhancer.errors import OptionError, OutputError
+from modelscope_zipenhancer.errors import AudioError, OptionError, OutputError
 
 X = speech(16000, 1, 3)[:, 0]
 LOUD = X * np.float32(3 / np.abs(X).max())  # peaks of 3
@@ -289,3 +289,23 @@ def test_floats_of_any_size_and_order_are_written_as_float32(dtype, bits, tmp_pa
     write(tmp_path / "a.wav", x, 16000, bits=bits)
     got, _ = soundfile.read(tmp_path / "a.wav")
     assert np.abs(got - x.astype(float)).max() <= 1 / 32768
+
+
+def test_what_is_no_audio_is_refused_before_a_file_is_begun(tmp_path):
+    for x, said in (
+        (np.array([0.1, np.nan]), "NaN"),
+        (np.float32(0.5), r"shape \(\)"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
+    ):
+        for written in (lambda x=x: write(tmp_path / "a.wav", x, 16_000), lambda x=x: encode(x, 16_000)):
+            with pytest.raises(AudioError, match=said):
+                written()
+    for options, said in (
+        ({"suffix": ".xyz"}, "unknown audio format '.xyz'"),
+        ({"suffix": ".flac", "sample_rate": 700_000}, "at 700000 Hz"),
+    ):
+        with pytest.raises(OutputError, match=said):
+            encode(np.zeros(100), **{"sample_rate": 16_000, **options})
+    with pytest.raises(OptionError, match="bitrate=64: .wav has none"):
+        encode(np.zeros(100), 16_000, bitrate=64)
+    assert not list(tmp_path.iterdir())

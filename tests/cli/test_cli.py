@@ -34,7 +34,7 @@ def write(path, samples=1600, rate=16_000, channels=1):
 @pytest.fixture
 def identity(monkeypatch):
     """No network: what is read is written."""
-    load = classmethod(lambda cls, *arguments: cls(lambda waveform, gain=None: waveform))
+    load = classmethod(lambda cls, **arguments: cls(lambda waveform, gain=None: waveform))
     monkeypatch.setattr(Enhancer, "from_pretrained", load)
 
 
@@ -88,7 +88,7 @@ def test_rate_and_channels_are_the_inputs_unless_told(here, identity):
 
 
 def test_strength_and_bandwidth_reach_the_sound(here, monkeypatch):
-    load = classmethod(lambda cls, *arguments: cls(lambda waveform, gain=None: 0 * waveform))
+    load = classmethod(lambda cls, **arguments: cls(lambda waveform, gain=None: 0 * waveform))
     monkeypatch.setattr(Enhancer, "from_pretrained", load)
     write(here / "in.wav", 48_000, 48_000)
     assert enhance("in.wav", "-o", "out.wav", "--strength", 20, "--bandwidth", "full") == 0
@@ -137,6 +137,8 @@ def test_a_failure_is_one_line_with_the_remedy_and_a_code(arguments, message, he
         (["-", "--rate", "8000", "--format", "wav"], "not for raw PCM"),
         (["-", "--rate", "8000", "--bits", "24"], "not for raw PCM"),
         (["-", "--rate", "0"], "a sample rate of 0 Hz"),
+        (["-", "--bitrate", "64"], "bitrate=64.0: .wav has none"),
+        (["-", "--format", "mp3", "--bitrate", "-5"], "bitrate=-5.0"),
         (["http://[x/a.wav", "-o", "out.wav"], "is no URL"),
         (["a.wav", "-o", "out.wav", "--report", "a.wav"], "--report 'a.wav' is a recording of this run"),
         (["a.wav", "-o", "out.wav", "--report", "out.wav"], "--report 'out.wav' is a recording of this run"),
@@ -197,7 +199,7 @@ def test_a_picture_of_any_length_can_be_drawn(samples, tmp_path):
 def test_before_is_what_was_there_before_the_output_took_its_place(here, monkeypatch):
     pytest.importorskip("matplotlib")
     drawn = []
-    silent = classmethod(lambda cls, *arguments: cls(lambda waveform, gain=None: 0 * waveform))
+    silent = classmethod(lambda cls, **arguments: cls(lambda waveform, gain=None: 0 * waveform))
     monkeypatch.setattr(Enhancer, "from_pretrained", silent)
     monkeypatch.setattr(
         "modelscope_zipenhancer.evaluate.spectrogram.save_plot", lambda path, *sides: drawn.extend(sides)
@@ -377,7 +379,7 @@ DRIVER = """
         time.sleep(0.03)
         return waveform
 
-    def load(cls, *arguments):
+    def load(cls, **arguments):
         if "SLOW_START" in os.environ and __name__ != "__main__":
             open(f"starting{os.getpid()}", "w").close()
             time.sleep(60)
@@ -516,6 +518,29 @@ def test_raw_pcm_goes_through_as_it_comes_and_keeps_its_length(rate, identity, s
     assert len(out) == pcm.nbytes and b"late by" in err
     if rate == 16_000:
         assert np.abs(np.frombuffer(out, "<i2").astype(int) - pcm).max() <= 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_ctrl_c_on_a_microphone_gives_the_rest_of_what_was_heard():
+    command = [sys.executable, "-m", "modelscope_zipenhancer", "enhance", "-", "--rate", "16000"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    process.stdin.write(bytes(2 * 40_000))
+    process.stdin.flush()
+    heard = process.stdout.read(2 * 10_000)  # the rest of its first chunks comes, then it waits
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    with process:
+        rest, said = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 130 and b"interrupted after 2.5 s, which were written" in said
+    assert len(heard + rest) == 2 * 40_000
 
 
 def test_raw_pcm_can_become_a_file(identity, stdin, tmp_path):

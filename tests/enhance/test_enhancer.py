@@ -10,7 +10,13 @@ import soundfile
 
 from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
-from modelscope_zipenhancer.errors import ForbiddenError, ModelNotFoundError, OptionError, OutputError
+from modelscope_zipenhancer.errors import (
+    AudioError,
+    ForbiddenError,
+    ModelNotFoundError,
+    OptionError,
+    OutputError,
+)
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.pretrained import MODELS, find_model
 
@@ -212,6 +218,7 @@ def test_strength_mixes_in_phase_so_that_kept_speech_stays_as_it_is():
     "options, message",
     [
         ({"strength": -1}, "strength=-1"),
+        ({"strength": "12"}, "strength='12'"),
         ({"strength": float("nan")}, "strength=nan"),
         ({"bandwidth": "wide"}, "bandwidth='wide'"),
         ({"output_rate": 0}, "0 Hz"),
@@ -222,6 +229,20 @@ def test_an_option_out_of_range_is_named(options, message):
     with pytest.raises(OptionError, match=message) as caught:
         Enhancer(identity)(noise(100), **options)
     assert isinstance(caught.value, ValueError)
+
+
+def test_samples_of_any_type_and_shape_are_enhanced_and_what_are_none_is_refused():
+    enhancer, x = Enhancer(identity), noise(4000)[:, 0]
+    assert enhancer.enhance(x, 16_000).shape == (4000, 1)
+    pcm = np.rint(x * 32768).astype(np.int16)
+    np.testing.assert_allclose(enhancer.enhance(pcm, 16_000)[:, 0], x, atol=1e-4)
+    for samples, said in (
+        (np.zeros((2, 3, 4), np.float32), r"an array of shape \(2, 3, 4\)"),
+        (np.full((100, 1), np.nan, np.float32), "NaN"),
+        (np.zeros((0, 1), np.float32), "no samples"),
+    ):
+        with pytest.raises(AudioError, match=said):
+            enhancer.enhance(samples, 16_000)
 
 
 def test_an_unknown_backend_or_device_is_named():

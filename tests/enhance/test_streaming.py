@@ -12,7 +12,7 @@ from modelscope_zipenhancer.enhance import overlap_add as engine
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.enhance.grid import ONE_PASS, Grid, stream_grid
 from modelscope_zipenhancer.enhance.streaming import Stream
-from modelscope_zipenhancer.errors import AudioError, OptionError
+from modelscope_zipenhancer.errors import AudioError, OptionError, StreamError
 
 SMALL = Grid(window=1000, past=200, ahead=100, fade=50)
 RATES = [8000, 11025, 16000, 22050, 44100, 48000]
@@ -128,6 +128,26 @@ def test_silence_then_speech_stays_finite_and_quiet_before_it():
     stream = Stream(identity, SMALL, 48000)
     y = np.concatenate(list(stream.run([np.zeros(96_000, np.float32), np.ones(48_000, np.float32)])))
     assert np.isfinite(y).all() and not y[:90_000].any()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_stream_whose_network_has_failed_gives_no_more_sound(channels):
+    calls = []
+
+    def failing(waveform, gain=None):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("CUDA error")
+        return waveform
+
+    stream = Stream(failing, SMALL, channels=channels)
+    block = np.zeros((800, channels), np.float32)[:, slice(None) if channels > 1 else 0]
+    with pytest.raises(RuntimeError, match="CUDA"):
+        for _ in range(10):
+            stream.feed(block)
+    for again in (lambda: stream.feed(block), stream.flush):
+        with pytest.raises(StreamError, match="has failed"):
+            again()
 
 
 def test_a_long_stream_takes_constant_memory():

@@ -98,6 +98,15 @@ def test_a_waveform_that_does_not_fit_alone_is_a_clear_error(crowded):
 
 
 @torch.inference_mode()
+def test_how_many_fit_is_measured_for_the_longest_alone(model, monkeypatch):
+    form, measured = GpuNetwork(model), []
+    monkeypatch.setattr(form, "_how_many_fit", lambda x: measured.append(x.shape[-1]) or 2)
+    for samples in (3000, 2000, 2500, 4000, 3500, 1000):
+        form.denoise(noise(3, samples))
+    assert measured == [3000, 4000]
+
+
+@torch.inference_mode()
 def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(model, monkeypatch):
     form = GpuNetwork(model)
 

@@ -1,6 +1,8 @@
 """The PyTorch backend: pickled, under other settings of its host, and found by name."""
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.errors import OptionError
 from modelscope_zipenhancer.network.checkpoint import save_weights
 from modelscope_zipenhancer.network.spectrum import analyse, denoise
+from modelscope_zipenhancer.runtime import pytorch
 from modelscope_zipenhancer.runtime.backend import load_backend, preferred_batch_size
+from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 from modelscope_zipenhancer.runtime.pytorch import TorchBackend
 
 
@@ -22,6 +26,22 @@ def test_an_enhancer_pickles_to_its_weights_whatever_it_has_computed(tmp_path):
     save_weights(enhancer.backend.model, str(tmp_path / "weights.bin"))
     assert len(data) < 1.5 * (tmp_path / "weights.bin").stat().st_size
     np.testing.assert_array_equal(pickle.loads(data)(noisy_speech(9.0)), expected)
+
+
+def test_threads_that_come_at_once_share_one_form(monkeypatch):
+    made = []
+
+    class Slow(CpuNetwork):
+        def __init__(self, *arguments):
+            made.append(1)
+            time.sleep(0.2)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(pytorch, "CpuNetwork", Slow)
+    backend = TorchBackend(seeded_model(QUICK))
+    with ThreadPoolExecutor(8) as pool:
+        forms = list(pool.map(lambda _: backend.form(), range(8)))
+    assert len(made) == 1 and all(form is forms[0] for form in forms)
 
 
 def test_the_hosts_default_dtype_changes_nothing():

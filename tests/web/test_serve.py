@@ -123,6 +123,7 @@ def test_the_accept_header_names_the_format(accept, kind, container, port, enhan
         ({"body": file_of(np.zeros((4_000_000, 8), np.int16), "FLAC", 48000)}, 413, "more samples"),
         ({"body": file_of(np.zeros((100, 9), np.int16))}, 413, "9 channels, more than the limit of 8"),
         ({"body": file_of(np.zeros((500_000, 8), np.int16), "FLAC", 1000)}, 413, "mono=1 mixes"),
+        ({"Accept": "audio/flac", "body": file_of(np.zeros(9, np.int16), rate=700_000)}, 422, "700000 Hz"),
         ({"path": "/v1/enhance?strength=-1"}, 422, "strength: "),
         ({"path": "/v1/enhance?strength=nan"}, 422, "strength"),
         ({"path": "/v1/enhance?sample_rate=1"}, 422, "sample_rate: "),
@@ -327,6 +328,17 @@ def test_messages_that_a_stream_does_not_take_end_it_with_words(port):
     _, _, code = streamed(port, [bytes(2 << 20)])
     assert code in (1009, None)  # the reset of a socket with unread bytes may overtake the code
     assert ask(port, body=WAV).status == 200
+
+
+def test_a_stream_whose_network_fails_ends_with_words_and_is_in_the_log(caplog):
+    def failing(waveform, gain=None):
+        raise RuntimeError("CUDA error: out of luck")
+
+    with serving(Enhancer(failing)) as server:
+        texts, _, code = streamed(server.port, [bytes(64_000), "flush"])
+        assert code == 1011 and "the server failed" in texts[-1]["error"] and "luck" not in str(texts)
+        assert b'zipenhancer_errors_total{kind="RuntimeError"} 1' in ask(server.port, "GET", "/metrics").body
+    assert "out of luck" in caplog.text
 
 
 def test_streams_have_a_number_and_an_idle_time(enhancer):
