@@ -33,6 +33,11 @@ BEAT = 1.0  # seconds between two signs of life
 _this = threading.local()  # tell: says of this thread's item that it goes on
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
     """Yield function(item) of each item, in order, by threads; items are taken that far ahead, no farther.
 
@@ -75,17 +80,15 @@ def in_processes(
     items: Iterable,
     processes: int,
     threads: int,
-    start: Callable = tuple,
-    arguments: tuple = (),
     in_order: bool = False,
 ) -> Iterator[tuple[Any, Future]]:
     """Yield each item with its finished future, from spawned processes of `threads` threads each.
 
-    Each process calls start(*arguments) first. If the generator is left early, the processes are killed.
-    They end with their parent, too. Functions, items and results are pickled, and a program that calls this
-    must have its main code under `if __name__ == "__main__"`.
+    If the generator is left early, the processes are killed. They end with their parent, too. Functions,
+    items and results are pickled, and a program that calls this must have its main code under
+    `if __name__ == "__main__"`.
     """
-    with Processes(function, processes, threads, start, arguments) as pool:
+    with Processes(function, processes, threads) as pool:
         yield from pool.run(items, in_order)
 
 

@@ -83,9 +83,9 @@ def test_the_studio_starts_the_page(monkeypatch):
 
 def test_the_container_and_the_compose_file_name_what_there_is():
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    for sources in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE):
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
         assert all((ROOT / source).exists() for source in shlex.split(sources))
-    extras = re.search(r"'\.\[(.*?)\]'", text)[1].split(",")
+    extras = re.search(r"\.whl\)\[(.*?)\]", text)[1].split(",")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras)
     compose = pytest.importorskip("yaml").safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,5 @@
-// Enhance a WAV file by ONNX Runtime: `npm install` in this folder, then
+// Enhance a WAV file by ONNX Runtime: `npm install` in this folder (`npm install --ignore-scripts` where
+// api.nuget.org can't be reached: it is for GPUs), then
 //
 //     node enhance.mjs ../../modelscope_zipenhancer/models/tiny/model.onnx noisy.wav clean.wav
 //

@@ -21,6 +21,10 @@ EXAMPLES = """examples:
 """
 
 
+# What audio.write has, which is imported for work only
+SUFFIXES = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "rf64", "w64")
+
+
 def add_arguments(parser) -> None:
     """The options of `zipenhancer enhance`."""
     parser.description = "Denoise recordings: files, URLs, folders with all below them, globs, or stdin."
@@ -57,7 +61,7 @@ def add_sound_and_model(parser) -> None:
     """The options of what is heard, and of what computes it."""
     sound = parser.add_argument_group("the sound")
     add = sound.add_argument
-    add("--format", choices=("wav", "flac", "ogg", "opus", "mp3", "aiff"), help="by default as the input's")
+    add("--format", metavar="SUFFIX", choices=SUFFIXES, help=f"{', '.join(SUFFIXES)}; by default the input's")
     add("--sample-rate", type=int, metavar="HZ", help="of the outputs; by default the input's")
     add(
         "--bits",
@@ -237,8 +241,8 @@ def summarize(summary, model: str, single: bool) -> int:
         say(f"{summary.results[0].output}: skipped, it is there")
     elif not single:
         also = "".join(f", {counts[status]} {status}" for status in ("skipped", "failed") if counts[status])
-        work = speed(summary.audio_seconds, summary.spent)
-        say(f"{counts['done']} of {total} done{also}: {work} with model {model}")
+        work = f": {speed(summary.audio_seconds, summary.spent)} with model {model}" if counts["done"] else ""
+        say(f"{counts['done']} of {total} done{also}{work}")
     for result in summary.results:
         for warning in result.warnings:
             complain(warning, 0)

@@ -14,6 +14,7 @@ from ..evaluate.report import MEASURES, Report, changes, table, write_csv
 from ..evaluate.run import evaluate_pairs
 from ..files import make_folder
 from ..names import SAMPLE_RATE
+from ..workers import cores
 from .output import complain, say
 
 
@@ -36,7 +37,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--by-snr", action="store_true", help="group by the snrN in names; so for mixtures")
     parser.add_argument("--csv", metavar="FILE", help="a line for each file, the means at the end")
     parser.add_argument("--spectrograms", metavar="DIR", help="a picture for each file and system")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes (all cores)")
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="skip: name and count")
 
 

@@ -109,14 +109,9 @@ def load(args):
         return enhancer, 1
     import torch
 
+    from ..workers import cores
+
     return enhancer, max(1, cores() // torch.get_num_threads())
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def raise_file_limit() -> None:

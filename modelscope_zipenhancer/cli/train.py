@@ -1,6 +1,7 @@
 """`zipenhancer train`: train a network from a config file."""
 
 import logging
+import os
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -10,10 +11,13 @@ from ..train import loop
 from ..train.allocator import keep_freed_memory
 from ..train.config import read_config
 from ..train.distributed import processes
+from ..train.run_folder import CHECKPOINT_FILE
 from ..train.validate import Validation
+from .output import complain, say
 
 
 def add_arguments(parser) -> None:
+    """The options of `zipenhancer train`."""
     parser.add_argument("config", metavar="CONFIG", help="tiny, s, m, or a JSON file (docs/training.md)")
     parser.add_argument(
         "--out", metavar="RUN", required=True, help="folder of the run, resumed if there is one"
@@ -23,6 +27,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
+    """Run the command; returns the exit code, or raises."""
     keep_freed_memory()
     config = read_config(args.config, args.settings)
     batches = config.batches()
@@ -41,16 +46,21 @@ def run(args) -> int:
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 bar.update(step - bar.n)
 
-            loop.train(
-                config.model,
-                batches,
-                config.train,
-                args.out,
-                init=config.init,
-                device=args.device,
-                validate=validate,
-                progress=progress,
-            )
+            try:
+                loop.train(
+                    config.model,
+                    batches,
+                    config.train,
+                    args.out,
+                    init=config.init,
+                    device=args.device,
+                    validate=validate,
+                    progress=progress,
+                )
+            except KeyboardInterrupt:
+                there = os.path.exists(os.path.join(args.out, CHECKPOINT_FILE))
+                left = f"the same command goes on from {args.out}" if there else "there is no checkpoint yet"
+                return complain(f"interrupted: {left}", 130)
     if rank == 0:
-        print(f"{args.out} is a model dir now: zipenhancer enhance noisy.wav --model {args.out}")
+        say(f"{args.out} is a model dir now: zipenhancer enhance noisy.wav --model {args.out}")
     return 0

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
@@ -13,7 +12,7 @@ from ..enhance.enhancer import AT_ONCE as GPU_AT_ONCE
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from ..files import remove_leftovers
-from ..workers import Processes, in_threads
+from ..workers import Processes, cores, in_threads
 from .find import Job
 from .processes import AT_ONCE, Care, results_of, run_here, start
 from .report import Result
@@ -138,11 +137,6 @@ def threads_each(processes: int) -> int:
     import torch
 
     return max(1, torch.get_num_threads() // processes)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _remove_leftovers(jobs: Iterable[Any]) -> None:

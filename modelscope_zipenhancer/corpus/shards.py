@@ -23,10 +23,10 @@ from ..workers import ahead, alive
 from . import storage
 from .clip import Enhanced, enhance, result_of
 from .find import writable
+from .processes import AT_ONCE
 from .report import Result
 
 ROWS = 500  # of a dataset in a shard
-AT_ONCE = 3  # recordings of a shard: one is read, one in the network, one is encoded
 
 
 @dataclass(frozen=True)

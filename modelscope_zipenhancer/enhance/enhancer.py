@@ -245,7 +245,7 @@ class Enhancer:
         check_output(path, bits=bits, bitrate=bitrate)
         x, rate = read(source, sample_rate, strict=strict, policy=policy)
         target = int(options.get("output_rate") or rate)
-        check_output(path, target, 1 if options.get("mono") else x.shape[1], bits, bitrate)
+        check_format(path, target, 1 if options.get("mono") else x.shape[1], bits, bitrate)
         y = self.enhance(x, rate, **options)
         del x  # of an hour 230 MB
         self.save(path, y, target, bits=bits, bitrate=bitrate)

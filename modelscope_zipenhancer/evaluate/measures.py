@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import AudioError, ZipEnhancerError
+from ..errors import AudioError, OptionError
 from ..names import SAMPLE_RATE
 
 FRAME = 480  # samples in 30 ms, a frame of the segmental measures
@@ -27,8 +27,8 @@ class MetricError(AudioError):
     """A measure that is not defined for these signals."""
 
 
-class MissingPackageError(ZipEnhancerError, ImportError):
-    """A package of the [eval] extra is not installed."""
+class MissingPackageError(OptionError, ImportError):
+    """What was asked for needs a package of an extra that isn't installed."""
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -221,7 +221,8 @@ def need(*packages: str) -> None:
     """MissingPackageError unless they are installed; imports none."""
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise MissingPackageError(f"{name} is needed: pip install 'modelscope_zipenhancer[eval]' {name}")
+            extra = "plot" if name == "matplotlib" else "eval"
+            raise MissingPackageError(f"{name} is needed: pip install 'modelscope_zipenhancer[{extra}]'")
 
 
 # What is measured of a pair: {keys of report.PAIRED: function(reference, estimate, values so far)}

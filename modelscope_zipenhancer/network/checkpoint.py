@@ -12,16 +12,23 @@ from ..errors import CheckpointError, ModelNotFoundError
 from ..files import replacing
 from ..names import WEIGHTS_FILE
 from .config import ModelConfig
+from .pretrained import find_model
 from .zipenhancer import ZipEnhancer
 
 
-def load_model(model_dir: str, device: str = "cpu") -> ZipEnhancer:
-    """The network of a ModelScope model dir (configuration.json, pytorch_model.bin), for inference.
+def load_model(model: str | os.PathLike, device: str = "cpu") -> ZipEnhancer:
+    """The network of a model, for inference: `forward` and `denoise` of a torch.nn.Module.
+
+    Args:
+        model: a bundled one by name, a ModelScope model dir (configuration.json, pytorch_model.bin), or a
+            model's id on ModelScope's hub, which is downloaded.
+        device: of torch.
 
     Raises ModelNotFoundError, ConfigError or CheckpointError.
     """
-    model = load_network(ModelConfig.from_model_dir(model_dir), os.path.join(model_dir, WEIGHTS_FILE))
-    return model.eval().requires_grad_(False).to(device)
+    folder = find_model(model)
+    network = load_network(ModelConfig.from_model_dir(folder), os.path.join(folder, WEIGHTS_FILE))
+    return network.eval().requires_grad_(False).to(device)
 
 
 def load_network(config: ModelConfig, path: str) -> ZipEnhancer:

@@ -16,6 +16,8 @@ import pytest
 import soundfile
 
 from modelscope_zipenhancer import cli
+from modelscope_zipenhancer.audio.write import FORMATS
+from modelscope_zipenhancer.cli.enhance import SUFFIXES
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "noisy_speech.wav"
@@ -541,6 +543,10 @@ def test_ctrl_c_on_a_microphone_gives_the_rest_of_what_was_heard():
         rest, said = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130 and b"interrupted after 2.5 s, which were written" in said
     assert len(heard + rest) == 2 * 40_000
+
+
+def test_every_format_that_is_written_can_be_named():
+    assert sorted(SUFFIXES) == sorted(suffix[1:] for suffix in FORMATS if suffix != ".aif")
 
 
 def test_raw_pcm_can_become_a_file(identity, stdin, tmp_path):

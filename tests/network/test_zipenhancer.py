@@ -14,6 +14,7 @@ from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.errors import CheckpointError, ConfigError, ModelNotFoundError
 from modelscope_zipenhancer.network.checkpoint import load_model, load_network, load_weights
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
+from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.network.spectrum import mag_pha_istft, mag_pha_stft, unit_rms_gain
 from modelscope_zipenhancer.network.zipenhancer import ZipEnhancer
 from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
@@ -326,3 +327,11 @@ def test_the_fast_form_is_what_runs_on_a_cpu_and_it_sees_new_weights():
     after = backend(x.numpy())
     assert relative_error(torch.from_numpy(after), model.denoise(x)) < 1e-3
     assert not np.allclose(before, after)
+
+
+def test_a_model_is_loaded_by_its_name_or_its_folder():
+    by_name, by_folder = load_model("tiny"), load_model(find_model("tiny"))
+    for one, other in zip(by_name.parameters(), by_folder.parameters()):
+        assert torch.equal(one, other) and not one.requires_grad
+    with pytest.raises(ModelNotFoundError, match="unknown model 'tinny': give one of tiny"):
+        load_model("tinny")

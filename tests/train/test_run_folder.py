@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
+from modelscope_zipenhancer import cli
 from modelscope_zipenhancer.errors import CheckpointError
+from modelscope_zipenhancer.train import loop
 from modelscope_zipenhancer.train.config import read_config
 from modelscope_zipenhancer.train.loop import train
 from modelscope_zipenhancer.train.run_folder import add_row, resume
@@ -67,3 +69,16 @@ def test_rows_after_the_checkpoint_are_replaced_and_new_columns_added(tmp_path):
     for step, row in ((1, {"loss": 0.5}), (2, {"loss": 0.4}), (2, {"loss": 0.3, "snr": 9.0})):
         add_row(tmp_path / "log.csv", step, row)
     assert (tmp_path / "log.csv").read_text().split() == ["step,loss,snr", "1,0.5,", "2,0.3,9.0"]
+
+
+def test_ctrl_c_says_from_where_the_same_command_goes_on(small_run, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    command = ["train", "tiny", "--out", str(tmp_path / "run"), "--set", *small_run]
+    assert cli.main(command) == 130
+    assert "interrupted: there is no checkpoint yet" in capsys.readouterr().err
+    (tmp_path / "run" / "checkpoint.pt").touch()
+    assert cli.main(command) == 130
+    assert f"interrupted: the same command goes on from {tmp_path / 'run'}" in capsys.readouterr().err

@@ -68,7 +68,10 @@ def _find(dtype: torch.dtype) -> tuple[Library | None, str]:
         if path.endswith((".so", ".pyd", ".dylib"))
     ]
     if not paths:
-        return None, "not compiled: there was no C compiler when the package was installed"
+        return None, (
+            f"not compiled: none lie in {os.path.dirname(__file__)}. There was no C compiler when the "
+            "package was installed, or this is a folder of sources, which pip install -e . compiles"
+        )
     try:
         library = ctypes.CDLL(paths[0])
         if library.zipenhancer_interface() != INTERFACE:
