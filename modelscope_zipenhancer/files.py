@@ -128,7 +128,7 @@ def _is_running(pid: int) -> bool:
 def check_folder(path: str | os.PathLike) -> str:
     """The path as text, if a file can be written there; otherwise OutputError. Writes nothing."""
     path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(real_path(path) if os.path.islink(path) else os.path.abspath(path))
     if not os.path.isdir(folder):
         raise OutputError(f"{path!r} can't be written: there is no folder {folder!r}, create it first")
     if os.path.isdir(path) or not os.access(folder, os.W_OK):

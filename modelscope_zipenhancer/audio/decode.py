@@ -34,6 +34,7 @@ from .samples import BLOCK, Recording, Samples, check_finite, to_float32, to_mon
 JOINED = 1000  # files in one at most
 UNLIKE = 48  # times as large a file at most becomes by the rate and channels of one before it: mono at 8 kHz
 _SDS = b"\xf0\x7e"  # libsndfile reads it, and prints what is wrong with it: into the output of a pipe
+EXACT = {"flac", "mov", "caf"}  # demuxers whose frames have times to the sample
 SLACK = 0.05  # seconds by which a whole file may be shorter than its header says
 _RAW_REMEDY = (
     "If it is headerless PCM, its rate and sample type can't be known: give it a WAV header "
@@ -276,6 +277,8 @@ def _by_pyav(file: Any, demuxer: str | None, head: bytes, name: str, policy: Pol
         warnings = _missing(seconds, duration)
     elif demuxer in TIMED and sum(lost) > SLACK:  # elsewhere tags between the frames are taken for damage
         warnings = (f"{sum(lost):.2f} s of {seconds + sum(lost):.2f} s are missing: the file is damaged",)
+    if demuxer in EXACT and not warnings and end > seconds + SLACK:  # a hole, which FFmpeg passes over
+        warnings = (f"{end - seconds:.2f} s of {end:.2f} s are missing: the file is damaged",)
     return Recording(samples.take(), rate, warnings)
 
 

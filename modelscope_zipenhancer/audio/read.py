@@ -208,8 +208,12 @@ def _from_sound(sound: soundfile.SoundFile, name: str, policy: Policy) -> Record
 
 def _from_array(source: Any, name: str, channels_first: bool = False) -> np.ndarray:
     if hasattr(source, "detach"):
-        source = source.detach().cpu()
-        source = (source.float() if source.is_floating_point() else source).numpy()
+        try:
+            tensor = source.detach().cpu().resolve_conj().resolve_neg()
+            source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, without data; NotImplementedError too
+            reason = str(error).split("\n")[0]
+            raise AudioError(f"{name}: the tensor can't be made an array ({reason})") from error
     source = np.asarray(source)  # a pandas Series
     check_level(source, name)
     x = to_float32(source, name)

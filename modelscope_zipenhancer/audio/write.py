@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -93,8 +94,8 @@ def check_format(
     subtype = _subtype(suffix, bits)
     if bitrate is not None and suffix not in BITRATES:
         raise OptionError(f"bitrate={bitrate}: {suffix} has none, {', '.join(BITRATES)} have")
-    if bitrate is not None and not 1 <= bitrate <= 1024:
-        raise OptionError(f"bitrate={bitrate}: expected kbit/s, from 1 to 1024")
+    if bitrate is not None and not (isinstance(bitrate, Real) and 1 <= bitrate <= 1024):
+        raise OptionError(f"bitrate={bitrate!r}: expected kbit/s, from 1 to 1024")
     if sample_rate or channels:
         rate = _rate(suffix, sample_rate or 16000)
         problem = _problem(FORMATS[suffix][0], subtype, rate, channels or 1)
@@ -172,7 +173,7 @@ def encode(
 
 def _checked(x: Any) -> np.ndarray:
     """AudioError for what isn't (samples,) or (samples, channels), or has NaN among its samples."""
-    x = np.asarray(x)
+    x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
     if x.ndim not in (1, 2):
         raise AudioError(f"an array of shape {x.shape}: (samples,) or (samples, channels) is written")
     if np.issubdtype(x.dtype, np.floating) and any(

@@ -27,8 +27,8 @@ COMMANDS = {
 def main(argv: list | None = None, prog: str = "zipenhancer") -> int:
     """Run the command, which help calls `prog`; returns the exit code, see EXIT_CODES."""
     argv = sys.argv[1:] if argv is None else argv
-    args = make_parser(argv, prog).parse_args(argv)
     try:
+        args = make_parser(argv, prog).parse_args(argv)
         return args.run(args)
     except OptionError as error:
         return complain(error, 2)

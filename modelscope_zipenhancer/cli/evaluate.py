@@ -15,7 +15,7 @@ from ..evaluate.run import evaluate_pairs
 from ..files import make_folder
 from ..names import SAMPLE_RATE
 from ..workers import cores
-from .output import complain, say
+from .output import complain, on_terminal, say
 
 
 def add_arguments(parser) -> None:
@@ -56,7 +56,7 @@ def run(args) -> int:
                 print(f"\r{system}: {done}/{total} ", end="", file=sys.stderr, flush=True)
 
             pictures = args.spectrograms and os.path.join(args.spectrograms, re.sub(r"[^\w.-]+", "_", system))
-            shown = progress if sys.stderr.isatty() else None
+            shown = progress if on_terminal() else None
             options = (args.dnsmos, args.jobs, args.on_error, pictures, shown)
             reports[system] = evaluate_pairs(pairs, enhancer, *options)
             reports[system].failures[:0] = failures
@@ -64,9 +64,9 @@ def run(args) -> int:
     say(table(reports, args.by_snr or bool(args.noise)))
     for system, report in reports.items():
         for f in report.failures:
-            say(f"left out of {system}: {f.name}: {f.what}: {f.reason}", sys.stderr)
+            say(f"left out of {system}: {f.name}: {f.what}: {f.reason}", error=True)
         if report.failures:
-            say(f"{system}: {len(report.failures)} left out", sys.stderr)
+            say(f"{system}: {len(report.failures)} left out", error=True)
         key = "pesq_wb" if args.clean else "dnsmos_ovr"
         if system != "noisy" and (change := changes(reports.get("noisy", Report()), report, key)):
             worst = min(change, key=change.get)

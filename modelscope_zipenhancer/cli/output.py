@@ -9,9 +9,14 @@ EXIT_CODES = """exit codes:
   130  interrupted (Ctrl-C): what is done stays"""
 
 
-def say(text: str = "", file=None) -> None:
-    """Print; what the stream's encoding doesn't have, a name in cp1252 or in no encoding, as an escape."""
-    file = sys.stdout if file is None else file
+def say(text: str = "", error: bool = False) -> None:
+    """Print to stdout, or to stderr; to none that is closed.
+
+    What the stream's encoding doesn't have, a name in cp1252 or in no encoding, comes as an escape.
+    """
+    file = sys.stderr if error else sys.stdout
+    if file is None:
+        return
     try:
         print(text, file=file)
     except UnicodeEncodeError:
@@ -20,8 +25,13 @@ def say(text: str = "", file=None) -> None:
 
 def complain(problem: object, code: int) -> int:
     """Say on stderr, in one line, what is wrong; returns the exit code."""
-    say(f"zipenhancer: {' '.join(str(problem).split())}", sys.stderr)
+    say(f"zipenhancer: {' '.join(str(problem).split())}", error=True)
     return code
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees what goes to stderr as it comes."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def speed(seconds: float, spent: float) -> str:

@@ -84,7 +84,7 @@ def enhance_raw(args) -> int:
     """Raw PCM in, raw PCM out as it is ready: constant memory, for as long as it goes on."""
     enhancer = Enhancer.from_pretrained(**chosen(args))
     stream = enhancer.stream(sample_rate=args.rate, strength=args.strength)
-    say(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", sys.stderr)
+    say(f"zipenhancer: a stream, late by {stream.latency_ms:.0f} ms and the work", error=True)
     started, samples = time.perf_counter(), 0
 
     def put(block: np.ndarray) -> None:
@@ -115,5 +115,5 @@ def _blocks(file) -> Iterator[np.ndarray]:
 def _say(output: str, seconds: float, spent: float, model: str) -> int:
     if seconds == 0:
         return complain("stdin held no samples", 1)
-    say(f"{'stdout' if output == '-' else output}: {speed(seconds, spent)} with model {model}", sys.stderr)
+    say(f"{'stdout' if output == '-' else output}: {speed(seconds, spent)} with model {model}", error=True)
     return 0

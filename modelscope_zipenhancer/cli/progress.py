@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ..corpus.find import Job
 from ..corpus.report import Result
-from .output import say
+from .output import on_terminal, say
 
 LINE = 60.0  # seconds between two lines in a log
 
@@ -25,7 +25,7 @@ class Bar:
         self._headers = {}  # {source: seconds} of what is being worked on
         self._bar = tqdm(
             total=1.0,
-            disable=not sys.stderr.isatty(),
+            disable=not on_terminal(),
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
@@ -82,7 +82,7 @@ class Progress:
         self.started = self._said = time.monotonic()
         self._bar = tqdm(
             total=jobs,
-            disable=not sys.stderr.isatty(),
+            disable=not on_terminal(),
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
@@ -113,7 +113,7 @@ class Progress:
             self._bar.set_postfix_str(self.text())
         elif time.monotonic() - self._said > LINE:
             self._said = time.monotonic()
-            say(f"zipenhancer: {self.text()}", sys.stderr)
+            say(f"zipenhancer: {self.text()}", error=True)
 
     @property
     def spent(self) -> float:

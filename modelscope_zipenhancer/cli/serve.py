@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 
 from ..errors import CheckpointError, ConfigError, ModelNotFoundError, OptionError
 from .model import add_model, chosen
@@ -67,9 +66,9 @@ def run(args) -> int:
         server = make_server(app, limits, access_log=args.access_log, log_level=level)
         host, port = listening.getsockname()[:2]
         where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        say(f"zipenhancer: {where} serves {args.model}, {threads} at a time; Ctrl-C stops it", sys.stderr)
+        say(f"zipenhancer: {where} serves {args.model}, {threads} at a time; Ctrl-C stops it", error=True)
         if not keys and host not in ("127.0.0.1", "::1"):
-            say(f"zipenhancer: no {KEYS} is set: whoever reaches {where} can use it", sys.stderr)
+            say(f"zipenhancer: no {KEYS} is set: whoever reaches {where} can use it", error=True)
         server.run(sockets=[listening])
     return 0
 

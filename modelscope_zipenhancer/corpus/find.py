@@ -68,7 +68,17 @@ def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) 
             else:
                 target = f"{os.path.basename(stem)}_enhanced{suffix or '.wav'}"
             claims.append(Claim(source, target, given))
-    return list(distinct(claims))
+    return list(distinct(_once(claims) if len(inputs) > 1 else claims))
+
+
+def _once(claims: list[Claim]) -> list[Claim]:
+    """The first claim of each recording: of a folder and one in it, say."""
+    real, first = functools.cache(real_path), {}
+    for claim in claims:
+        folder, name = os.path.split(claim.source)
+        at = claim.source if "://" in claim.source else os.path.join(real(folder or "."), name)
+        first.setdefault(at, claim)
+    return list(first.values())
 
 
 def writable(suffix: str) -> str:

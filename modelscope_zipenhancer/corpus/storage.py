@@ -85,9 +85,10 @@ def full_or(error: OSError, path: str) -> OutputError:
     """The error of writing a path: FullError if others would have it too."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if cause.errno in FULL:
+        remedy = "once it can be written" if cause.errno == errno.EROFS else "once there is room"
         return FullError(
-            f"{path!r} can't be written: {cause.strerror}. The run has stopped; once there is room, the same "
-            "command goes on"
+            f"{path!r} can't be written: {cause.strerror}. The run has stopped; {remedy}, the same command "
+            "goes on"
         )
     if isinstance(error, OutputError):
         return error

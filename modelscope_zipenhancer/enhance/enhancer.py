@@ -192,7 +192,7 @@ class Enhancer:
 
     def map_batch(
         self, batch: Mapping[str, Any], column: str = "audio", format: str = "flac", **options: Any
-    ) -> dict[str, list[dict]]:
+    ) -> dict[str, list[dict | None]]:
         """Enhance a column of a batch: for `Dataset.map(batched=True)` of Hugging Face's datasets.
 
             ds = ds.cast_column("audio", Audio(decode=False))  # datasets.Audio; torchcodec isn't needed then
@@ -205,12 +205,15 @@ class Enhancer:
             options: those of a call, sample_rate, strict and policy among them.
 
         Returns:
-            {column: [{"bytes", "path"}, ...]}, as an Audio column stores recordings.
+            {column: [{"bytes", "path"}, ...]}, as an Audio column stores recordings; None stays None.
         """
         suffix = os.path.splitext(check_format(f"x.{format}"))[1].lower()
-        cells = []
+        cells: list[dict | None] = []
         reading = {name: options.pop(name) for name in ("sample_rate", "strict", "policy") if name in options}
         for cell in batch[column]:
+            if cell is None:  # of a row without audio
+                cells.append(None)
+                continue
             x, rate = read(cell, **reading)
             y = self.enhance(x, rate, **options)
             path = cell.get("path") if isinstance(cell, dict) else None

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from ..errors import OptionError
 from ..names import SAMPLE_RATE
@@ -55,9 +56,10 @@ def stream_grid(chunk_ms: float = CHUNK_MS, past_ms: float = PAST_MS, ahead_ms: 
 
     Its latency is chunk + ahead + fade, its work for a second of audio window / chunk.
     """
-    if not (1 <= chunk_ms < math.inf and 0 <= past_ms < math.inf and 0 <= ahead_ms < math.inf):
+    given = (chunk_ms, past_ms, ahead_ms)
+    if not all(isinstance(ms, Real) and 0 <= ms < math.inf for ms in given) or chunk_ms < 1:
         raise OptionError(
-            f"chunk_ms={chunk_ms}, past_ms={past_ms}, ahead_ms={ahead_ms}: "
+            f"chunk_ms={chunk_ms!r}, past_ms={past_ms!r}, ahead_ms={ahead_ms!r}: "
             "the chunk must be 1 or more, the others not negative, all finite"
         )
     chunk, past, ahead, fade = (

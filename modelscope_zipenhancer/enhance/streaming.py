@@ -37,9 +37,10 @@ class Stream:
         gain: as StreamingSession has it.
         """
         self.sample_rate, self.channels = check_rate(sample_rate), channels
-        if channels < 1:
-            raise OptionError(f"channels={channels}: 1 or more")
+        if not (isinstance(channels, int) and channels >= 1):
+            raise OptionError(f"channels={channels!r}: 1 or more")
         self._grid, self._flushed, self._failed = grid, False, False
+        self._axes = 1 if channels == 1 else 2  # of the last block
         self._lanes = [_Lane(backend, grid, sample_rate, gain) for _ in range(channels)]
 
     @property
@@ -59,18 +60,19 @@ class Stream:
         if self._flushed:
             raise StreamError("this stream has been flushed: start a new one")
         block = self._checked(block)
+        self._axes = block.ndim
         lanes = block[:, None] if block.ndim == 1 else block
         with self._whole():
             return self._joined([lane.feed(lanes[:, i]) for i, lane in enumerate(self._lanes)], block.ndim)
 
     def flush(self) -> np.ndarray:
-        """The end: return the rest, (samples,) of one channel, (samples, channels) of more.
+        """The end: return the rest, with as many axes as the last block.
 
         Raises StreamError when the network has failed before.
         """
         self._flushed = True
         with self._whole():
-            return self._joined([lane.flush() for lane in self._lanes], 1 if self.channels == 1 else 2)
+            return self._joined([lane.flush() for lane in self._lanes], self._axes)
 
     def run(self, blocks: Iterable) -> Iterator[np.ndarray]:
         """Yield enhanced blocks for an iterable of blocks, the rest at its end."""

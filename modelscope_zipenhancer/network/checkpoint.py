@@ -42,8 +42,9 @@ def load_network(config: ModelConfig, path: str) -> ZipEnhancer:
         raise CheckpointError(f"{path} has {len(entries)} entries, its configuration.json {layers} layers")
     with torch.device("meta"):
         _check_fits(ZipEnhancer(config), entries, path)
-    model = ZipEnhancer(config)
-    _fill(model, entries, path)
+    with torch.device("cpu"):  # whatever the host's default device is
+        model = ZipEnhancer(config)
+        _fill(model, entries, path)
     return model
 
 

@@ -214,6 +214,9 @@ class ZipEnhancerPipeline(CheckedOutput):
 
         Callers of ModelScope pass many besides, and a remote one of `modelscope server` anything.
         """
+        strict = parameters.get("strict")
+        if isinstance(strict, str):  # bool("false") is True
+            raise OptionError(f"strict={strict!r}: True or False")
         output_path = parameters.get("output_path")
         if output_path is not None:
             if not isinstance(output_path, (str, os.PathLike)):
@@ -222,7 +225,7 @@ class ZipEnhancerPipeline(CheckedOutput):
         return (
             {
                 "sample_rate": _known_rate(parameters.get("sample_rate")),
-                "strict": bool(parameters.get("strict")),
+                "strict": bool(strict),
             },
             {
                 "level": _known("level", parameters.get("level") or self.level, LEVELS),

@@ -60,7 +60,7 @@ class OnnxBackend:
     preferred_batch_size = 1
 
     def __init__(self, path: str, providers: list | None = None, threads: int | None = None) -> None:
-        self.path, self.providers = path, providers or [PROVIDERS["cpu"]]
+        self.path, self.providers = os.path.abspath(path), providers or [PROVIDERS["cpu"]]
         self.threads = _omp_threads() if threads is None else threads
         self._session = self._open()
 

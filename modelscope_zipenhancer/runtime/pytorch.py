@@ -20,7 +20,8 @@ class TorchBackend:
     """A ZipEnhancer as a `Backend`.
 
     On a CPU the network's form for CPUs runs (cpu/), elsewhere that for GPUs (gpu.py); made anew when
-    the weights have changed, or have moved.
+    the weights have changed, or have moved: by what torch counts (optimizers, load_state_dict, copy_), which
+    changes through `.data` aren't.
 
     Args:
         model: the network, on its device.
@@ -65,7 +66,7 @@ class TorchBackend:
         """`Backend.__call__`."""
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-            factor = None if gain is None else torch.as_tensor(gain, dtype=torch.float32)
+            factor = None if gain is None else torch.from_numpy(np.ascontiguousarray(gain, np.float32))
             return self.form().denoise(x, factor).numpy()
 
     def form(self) -> CpuNetwork | GpuNetwork:

@@ -61,6 +61,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     _pieces = 0  # of the message that is coming
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # a refusal is an answer: uvicorn would log an error of ours
+
     def handle_ping(self) -> None:
         super().handle_ping()
         if self.transport.get_write_buffer_size() > 4 * MESSAGE_BYTES:

@@ -630,3 +630,18 @@ def test_a_big_endian_wav_is_read_as_the_built_in_reads_it(subtype):
     samples, _, warnings = load(file.getvalue())
     np.testing.assert_array_equal(samples, expected)
     assert not warnings
+
+
+def test_a_flac_with_a_hole_says_what_is_missing_or_is_refused():
+    file = io.BytesIO()
+    soundfile.write(file, speech(9 * 16_000), 16_000, format="FLAC")
+    data = file.getvalue()
+    third = len(data) // 3
+    damaged = data[:third] + bytes(third // 2) + data[third + third // 2 :]
+    recording = load(damaged)
+    whole = len(load(data).samples) / 16_000
+    missing = whole - len(recording.samples) / 16_000
+    assert missing > 1 and f"{missing:.2f} s of {whole:.2f} s are missing" in recording.warnings[0]
+    with pytest.raises(AudioError, match="are missing"):
+        load(damaged, strict=True)
+    assert load(data).warnings == ()

@@ -309,3 +309,15 @@ def test_what_is_no_audio_is_refused_before_a_file_is_begun(tmp_path):
     with pytest.raises(OptionError, match="bitrate=64: .wav has none"):
         encode(np.zeros(100), 16_000, bitrate=64)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_a_place_that_there_is_not_is_refused_before_the_work(tmp_path):
+    (tmp_path / "link.wav").symlink_to(tmp_path / "gone" / "x.wav")
+    with pytest.raises(OutputError, match="there is no folder .*gone"):
+        check_output(tmp_path / "link.wav")
+
+
+def test_a_tensor_that_is_trained_is_written(tmp_path):
+    torch = pytest.importorskip("torch")
+    write(tmp_path / "a.wav", torch.zeros(100, requires_grad=True), 16_000)
+    assert soundfile.info(tmp_path / "a.wav").frames == 100

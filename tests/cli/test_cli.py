@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -543,6 +544,24 @@ def test_ctrl_c_on_a_microphone_gives_the_rest_of_what_was_heard():
         rest, said = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130 and b"interrupted after 2.5 s, which were written" in said
     assert len(heard + rest) == 2 * 40_000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
+def test_with_stderr_closed_what_is_said_goes_nowhere_and_the_work_is_done(tmp_path):
+    noisy = tmp_path / "in.wav"
+    soundfile.write(noisy, noise(8000), 16_000)
+    run = f"{shlex.quote(sys.executable)} -m modelscope_zipenhancer enhance"
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
+    for command, made in (("- < in.wav > out.wav 2>&-", "out.wav"), ("in.wav -o file.wav 2>&-", "file.wav")):
+        subprocess.run(f"{run} {command}", shell=True, check=True, cwd=tmp_path, env=environment)
+        assert (tmp_path / made).stat().st_size == noisy.stat().st_size
+
+
+def test_a_recording_below_two_of_the_inputs_is_enhanced_once(here, identity, capsys):
+    write(here / "in" / "a.wav")
+    write(here / "in" / "sub" / "b.wav")
+    assert enhance("in", "in/sub", "in/a.wav", "-o", "out") == 0
+    assert tree(here / "out") == ["a.wav", "sub/b.wav"] and "2 of 2 done" in capsys.readouterr().out
 
 
 def test_every_format_that_is_written_can_be_named():

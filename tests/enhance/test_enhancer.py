@@ -252,6 +252,11 @@ def test_an_unknown_backend_or_device_is_named():
         Enhancer.from_pretrained("tiny", device="gpu")
 
 
+def test_a_row_without_audio_stays_one():
+    cells = Enhancer(identity).map_batch({"audio": [None, noise(1000)[:, 0]]})["audio"]
+    assert cells[0] is None and cells[1]["bytes"][:4] == b"fLaC"
+
+
 def test_a_batch_comes_back_in_order_and_is_read_only_when_it_is_asked_for():
     asked = []
 

@@ -150,6 +150,18 @@ def test_a_stream_whose_network_has_failed_gives_no_more_sound(channels):
             again()
 
 
+def test_the_end_of_a_stream_has_the_axes_of_its_blocks():
+    x = np.random.default_rng(0).standard_normal((3000, 1)).astype(np.float32)
+    assert np.concatenate(list(Stream(identity, SMALL).run([x]))).shape == (3000, 1)
+    assert np.concatenate(list(Stream(identity, SMALL).run([x[:, 0]]))).shape == (3000,)
+
+
+@pytest.mark.parametrize("options", [{"chunk_ms": "500"}, {"channels": "2"}, {"strength": "12"}])
+def test_an_option_of_a_stream_that_is_text_is_named(options):
+    with pytest.raises(OptionError, match=next(iter(options))):
+        Enhancer(identity).stream(**options)
+
+
 def test_a_long_stream_takes_constant_memory():
     stream = Stream(identity, stream_grid(), 48000)
     block = np.ones(4800, np.float32)

@@ -172,6 +172,11 @@ def test_one_gain_for_a_recording_is_a_choice(ans):
         ans(short, gain="file")
 
 
+def test_strict_in_words_is_refused_not_taken_for_true(ans):
+    with pytest.raises(errors.OptionError, match="strict='false': True or False"):
+        ans(np.zeros(1000, np.float32), strict="false")
+
+
 def test_a_recording_that_was_cut_off_is_enhanced_as_far_as_it_goes_unless_strict(ans):
     whole = wav_bytes(noisy_speech(2.0))
     assert len(ans(whole[: len(whole) // 2])["output_pcm"]) == pytest.approx(len(whole) // 2, abs=64)

@@ -72,3 +72,16 @@ def test_a_backend_is_found_by_name_and_an_unknown_one_is_named(quick_model_dir)
     assert isinstance(backend, TorchBackend) and preferred_batch_size(backend) == 1
     with pytest.raises(OptionError, match="unknown backend 'tensorflow', known are: torch"):
         load_backend("tensorflow", quick_model_dir)
+
+
+def test_the_hosts_default_device_changes_nothing():
+    enhancer, x = Enhancer(TorchBackend(seeded_model(QUICK))), noisy_speech(7.0)
+    expected = enhancer(x, gain="recording")
+    torch.set_default_device("meta")
+    try:
+        found = enhancer(x, gain="recording")
+        by_name = Enhancer.from_pretrained("tiny", device="cpu")(x)
+    finally:
+        torch.set_default_device(None)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(by_name, Enhancer.from_pretrained("tiny", device="cpu")(x))

@@ -309,7 +309,7 @@ def test_a_stream_has_options(port, enhancer):
         ("?output_path=/tmp/a", "'output_path' is no option"),
     ],
 )
-def test_a_stream_that_can_not_be_is_refused_before_it_begins(query, words, port):
+def test_a_stream_that_can_not_be_is_refused_before_it_begins(query, words, port, caplog):
     connect = pytest.importorskip("websockets.sync.client", reason="the [serve] extra").connect
     from websockets.exceptions import InvalidStatus
 
@@ -317,6 +317,7 @@ def test_a_stream_that_can_not_be_is_refused_before_it_begins(query, words, port
         connect(f"ws://127.0.0.1:{port}/v1/stream{query}")
     assert refused.value.response.status_code == 422
     assert words in json.loads(refused.value.response.body)["error"]
+    assert "handshake" not in caplog.text  # uvicorn's error, of an answer that is meant
 
 
 def test_messages_that_a_stream_does_not_take_end_it_with_words(port):
