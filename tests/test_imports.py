@@ -18,7 +18,7 @@ TABLE = {
     "network": {"numpy", "torch"},
     "audio": {"numpy", "soundfile", "soxr", "librosa", "av"},
     "runtime": {"numpy", "torch", "network"},
-    "enhance": {"numpy", "audio", "runtime.backend", "runtime.batching", "network.pretrained"},
+    "enhance": {"numpy", "audio", "runtime.backend", "network.pretrained"},
     "corpus": {
         "numpy",
         "soundfile",
@@ -44,7 +44,6 @@ SPECIAL = {
     "plugin.pth": set(),
     "plugin.service": {"modelscope", "fastapi", "audio", "web.limits"},
     "web.limits": {"audio.policy"},
-    "corpus.run": {*TABLE["corpus"], "torch"},  # whose threads the processes share
     "runtime.backend": {"numpy"},
     "runtime.onnx": {"numpy", "onnxruntime"},
     "runtime.onnx_export": {"numpy", "torch", "onnx", "onnxruntime", "network"},

@@ -12,6 +12,7 @@ from ..enhance.enhancer import AT_ONCE as GPU_AT_ONCE
 from ..enhance.enhancer import Enhancer
 from ..errors import OptionError
 from ..files import remove_leftovers
+from ..runtime.backend import omp_threads
 from ..workers import Processes, cores, in_threads
 from .find import Job
 from .processes import AT_ONCE, Care, results_of, run_here, start
@@ -102,7 +103,7 @@ def _in_threads(enhancer: Enhancer, jobs: Sequence[Any], options: dict, threads:
 
 
 def _in_processes(jobs: Sequence[Any], work: Work, processes: int, at_once: int) -> Finished:
-    threads = 1 if work.care.watched else threads_each(processes)
+    threads = 1 if work.care.watched else max(1, (omp_threads() or cores()) // processes)
     try:
         with make_pool(work, processes, threads, at_once, _are_shards(jobs)) as pool:
             for job, future in pool.run(jobs):
@@ -131,12 +132,6 @@ def _results(job: Any, ended: list[Result] | BaseException) -> list[Result]:
     if isinstance(ended, BaseException):
         raise ended
     return ended
-
-
-def threads_each(processes: int) -> int:
-    import torch
-
-    return max(1, torch.get_num_threads() // processes)
 
 
 def _remove_leftovers(jobs: Iterable[Any]) -> None:

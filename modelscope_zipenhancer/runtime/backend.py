@@ -60,3 +60,9 @@ def load_backend(name: str, model_dir: str | os.PathLike, **options: Any) -> Bac
         raise OptionError(f"unknown backend {name!r}, known are: {', '.join(BACKENDS)}")
     module = importlib.import_module(f".{BACKENDS[name]}", __package__)
     return module.load(os.fspath(model_dir), **options)
+
+
+def omp_threads() -> int:
+    """OMP_NUM_THREADS, of several numbers (for nested loops) the first; 0, all cores, if that is none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0

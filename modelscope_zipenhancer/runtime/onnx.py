@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import CheckpointError, ModelNotFoundError, OptionError
 from ..files import sha256
 from ..names import CARD_ONNX_FILE, COMPRESSION, HOP_LENGTH, N_FFT, ONNX_FILE, SILENCE_POWER, WEIGHTS_FILE
+from .backend import omp_threads
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -61,7 +62,7 @@ class OnnxBackend:
 
     def __init__(self, path: str, providers: list | None = None, threads: int | None = None) -> None:
         self.path, self.providers = os.path.abspath(path), providers or [PROVIDERS["cpu"]]
-        self.threads = _omp_threads() if threads is None else threads
+        self.threads = omp_threads() if threads is None else threads
         self._session = self._open()
 
     def __getstate__(self) -> dict:
@@ -191,12 +192,6 @@ def graph_of(model_dir: str) -> str:
 def available(runtime: Any) -> list[str]:
     """The execution providers that this onnxruntime has."""
     return runtime.get_available_providers()
-
-
-def _omp_threads() -> int:
-    """OMP_NUM_THREADS, of several numbers (for nested loops) the first; 0, all cores, if that is none."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
 
 
 def _onnxruntime() -> Any:

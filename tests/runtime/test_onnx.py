@@ -120,6 +120,8 @@ def test_the_route_imports_neither_torch_nor_modelscope(run_python, tmp_path):
         "print(*(name for name in ('torch', 'modelscope', 'librosa', 'onnx') if name in sys.modules))\n"
         "from modelscope_zipenhancer.cli import main\n"
         "assert main(['enhance', 'noisy.wav', '-o', 'again.wav', '--backend', 'onnx']) == 0\n"
+        "two = ['enhance', 'noisy.wav', 'clean.wav', '-o', 'two', '--backend', 'onnx', '--jobs', '2']\n"
+        "assert main(two) == 0\n"
         "print(*(name for name in ('torch', 'modelscope', 'librosa', 'onnx') if name in sys.modules))\n"
     )
     lines = said.splitlines()
