@@ -8,10 +8,8 @@ the input. A line that a kill cut off counts for nothing.
 import contextlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..audio.policy import without_password
@@ -20,21 +18,12 @@ from . import storage
 from .find import Job
 from .locks import hold, is_held
 from .report import Result
+from .spool import Spool
 
 FOLDER = ".zipenhancer"
 MANIFEST = "zipenhancer.jsonl"
 SETTINGS = "settings.json"
 FLUSH = 60.0  # seconds of rows that a journal elsewhere may lose: there each flush is a file
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the rows of a job lie in the journal's spool."""
-
-    offset: int
-    length: int
-    failed: bool
-    source: int  # hash of the recording's name: a million names would be 130 MB
 
 
 class Journal:
@@ -54,10 +43,7 @@ class Journal:
         self.folder = storage.join(out, FOLDER)
         self._check(settings)
         self._lock = self._locked()
-        # The rows of all runs: of each job a line, a list of rows
-        self._spool = tempfile.TemporaryFile()
-        self._places: dict[str, _Place] = {}
-        self._mine: set[str] = set()  # keys of the jobs that this run has done
+        self._spool = Spool()  # the rows of all runs
         self._read: dict[str, int] = {}  # bytes of each journal that are in the spool
         self._file: int | None = None
         self._buffer: list[bytes] = []
@@ -85,7 +71,7 @@ class Journal:
         there = _Folders()
         todo = []
         for job in jobs[number - 1 :: parts]:
-            place = self._places.get(self.key(job))
+            place = self._spool.place(self.key(job))
             if place is None:
                 todo.append(job)
             elif place.failed:
@@ -104,7 +90,7 @@ class Journal:
     def failed(self, jobs: Sequence[Any]) -> int:
         """How many jobs of this part failed in an earlier run."""
         number, parts = self.part
-        places = (self._places.get(self.key(job)) for job in jobs[number - 1 :: parts])
+        places = (self._spool.place(self.key(job)) for job in jobs[number - 1 :: parts])
         return sum(place.failed for place in places if place)
 
     def add(self, job: Any, results: Sequence[Result]) -> None:
@@ -113,28 +99,14 @@ class Journal:
         rows = [self._row(job, result) for result in results]
         if not rows:  # a shard without recordings has a row all the same, so that it is done
             rows = [{"path": key, "source": job.source, "shard": key, "status": "empty"}]
-        line = _line(rows)
-        self._places[key] = self._place(rows, len(line))
-        self._mine.add(key)
-        self._spool.write(line)
+        line = self._spool.add(key, rows)
         self._buffer.append(line)
         if not storage.is_remote(self.out) or time.monotonic() - self._flushed > FLUSH:
             self._flush()
 
     def rows(self, job: Any) -> list[dict] | None:
         """The rows of a job, if it has ended."""
-        return self._rows(self.key(job))
-
-    def _rows(self, key: str) -> list[dict] | None:
-        place = self._places.get(key)
-        if place is None:
-            return None
-        self._spool.seek(place.offset)
-        return json.loads(self._spool.read(place.length))
-
-    def _place(self, rows: list[dict], length: int) -> _Place:
-        """Where a line of so many bytes will lie that is written next."""
-        return _Place(self._spool.seek(0, os.SEEK_END), length, _failed(rows), hash(rows[0].get("source")))
+        return self._spool.rows(self.key(job))
 
     def finish(self, jobs: Sequence[Any], manifest: Any = None) -> bool:
         """Write the manifests, if all jobs have ended, other parts' too; returns whether they have.
@@ -149,7 +121,7 @@ class Journal:
                     return False
                 self._take_manifest()  # what others did meanwhile
                 self._take_journals()
-            if any(self.key(job) not in self._places for job in jobs):
+            if any(self.key(job) not in self._spool for job in jobs):
                 return False
             self._write(jobs, manifest)
             return True
@@ -158,10 +130,10 @@ class Journal:
         """The manifests, in place of the journals."""
         keys = dict.fromkeys(self.key(job) for job in jobs)
         there = _Folders()
-        others = [key for key in self._places if key not in keys and self._stays(key, there)]
+        others = [key for key in self._spool if key not in keys and self._stays(key, there)]
         with storage.writer(storage.join(self.out, MANIFEST)) as file:
             for key in (*others, *keys):
-                for row in self._rows(key) or ():
+                for row in self._spool.rows(key) or ():
                     file.write(
                         json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
                     )
@@ -207,48 +179,16 @@ class Journal:
             **self.common,
         }
 
-    def _take(self, lines: Iterable[bytes]) -> None:
-        """Put lines of a journal, or of a finished manifest, into the spool."""
-        shard: list[dict] = []  # of a manifest: its rows follow one another
-
-        def put(rows: list[dict]) -> None:
-            line = _line(rows)
-            key = rows[0].get("shard") or rows[0]["path"]
-            place = self._place(rows, len(line))
-            if key in self._mine:  # what this run has found out
-                return
-            if not place.failed or key not in self._places:  # clocks jump: the order of runs isn't known
-                self._places[key] = place
-                self._spool.write(line)
-
-        for line in lines:
-            try:
-                value = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                if shard and value.get("shard") != shard[0].get("shard"):
-                    put(shard)
-                    shard = []
-                if value.get("shard"):
-                    shard.append(value)
-                else:
-                    put([value])
-            elif value:
-                put(value)
-        if shard:
-            put(shard)
-
     def _take_manifest(self) -> None:
         """Put what a finished run wrote into the spool."""
         if storage.exists(manifest := storage.join(self.out, MANIFEST)):
             with storage.open_source(manifest) as file:
-                self._take(file)
+                self._spool.take(file)
 
     def _stays(self, key: str, there: "_Folders") -> bool:
         """Whether what an earlier run wrote is there, or failed."""
-        output = storage.join(self.out, key)
-        return self._places[key].failed or storage.is_remote(output) or there.has(output)
+        output, place = storage.join(self.out, key), self._spool.place(key)
+        return bool(place and place.failed) or storage.is_remote(output) or there.has(output)
 
     def _take_journals(self) -> None:
         """Put what is in the journals of this and other runs into the spool; of each file what is new."""
@@ -257,7 +197,7 @@ class Journal:
                 file.seek(self._read.get(path, 0))
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]  # of another part, which may have only opened it so far
-            self._take(whole.splitlines(keepends=True))
+            self._spool.take(whole.splitlines(keepends=True))
             self._read[path] = self._read.get(path, 0) + len(whole)
 
     def _journals(self) -> list[str]:
@@ -368,14 +308,6 @@ class _Folders:
             except OSError:
                 self._names[folder] = set()
         return name in self._names[folder]
-
-
-def _line(rows: list[dict]) -> bytes:
-    return json.dumps(rows).encode() + b"\n"
-
-
-def _failed(rows: list[dict]) -> bool:
-    return any(row["status"] == "failed" for row in rows)
 
 
 def read_manifest(out: str) -> Iterator[dict]:
