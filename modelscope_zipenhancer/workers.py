@@ -11,10 +11,7 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
-import queue
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -22,15 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
+
+from .worker_process import serve, speak_for, teller
 
 # How many threads the numeric libraries start; they read it when they are loaded.
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STARTS = 10  # so many processes in a row may die before they are ready
-BEAT = 1.0  # seconds between two signs of life
-
-_this = threading.local()  # tell: says of this thread's item that it goes on
 
 
 def cores() -> int:
@@ -43,10 +38,10 @@ def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
 
     An error is raised when its item's turn comes.
     """
-    tell = getattr(_this, "tell", None)
+    tell = teller()
 
     def work(item: Any) -> Any:
-        _this.tell = tell  # the threads speak for the one that has them work
+        speak_for(tell)  # the threads speak for the one that has them work
         return function(item)
 
     with contextlib.closing(in_threads(work, items, threads, in_order=True)) as finished:
@@ -220,10 +215,10 @@ class _Task:
 class _Worker:
     """A spawned process, seen by its parent."""
 
-    def __init__(self, serve: tuple, threads: int):
+    def __init__(self, orders: tuple, threads: int):
         context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, *serve), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, *orders), daemon=True)
         with spawning(threads):
             self.process.start()
         theirs.close()  # so that its death is the end of the pipe
@@ -321,71 +316,3 @@ def spawning(threads: int) -> Iterator[None]:
 
 
 # ---- in a spawned process ----------------------------------------------------------------------
-
-
-def alive() -> None:
-    """Tell the parent that this thread's item goes on; elsewhere this does nothing."""
-    tell = getattr(_this, "tell", None)
-    if tell:
-        tell()
-
-
-def _serve(connection: Any, function: Callable, start: Callable, arguments: tuple, at_once: int) -> None:
-    """What a process does: items in, results out, until its parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    lock = threading.Lock()
-
-    def send(*message: Any) -> None:
-        with lock:
-            connection.send(message)
-
-    try:
-        start(*arguments)
-    except Exception as error:
-        send("refused", 0, _sendable(error))
-        return
-    work: queue.SimpleQueue = queue.SimpleQueue()
-    for _ in range(at_once):
-        threading.Thread(target=_work, args=(work, function, send), daemon=True).start()
-    send("ready", 0, None)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            work.put(connection.recv())
-    sys.stdout.flush()
-    os._exit(0)  # at once: whatever is being worked on is not wanted any more
-
-
-def _work(work: queue.SimpleQueue, function: Callable, send: Callable) -> None:
-    while True:
-        number, item = work.get()
-        last = time.monotonic()
-
-        def tell(number: int = number) -> None:
-            nonlocal last
-            if time.monotonic() - last > BEAT:
-                last = time.monotonic()
-                send("alive", number, None)
-
-        _this.tell = tell
-        try:
-            message = "done", number, function(item)
-            ForkingPickler.dumps(message)
-        except BaseException as error:
-            message = "failed", number, _sendable(error)
-        send(*message)
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """The error, or its text where it doesn't survive the way to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _end_with_parent() -> None:
-    """A parent killed with SIGKILL tells nobody; its resumed run must not meet this process at work."""
-    multiprocessing.parent_process().join()
-    os._exit(1)

@@ -10,7 +10,7 @@ from modelscope_zipenhancer import __file__ as package_file
 
 PACKAGE = Path(package_file).parent
 NAME = PACKAGE.name
-ROOT = {"errors", "names", "files", "workers"}  # standard library only; open to all
+ROOT = {"errors", "names", "files", "workers", "worker_process"}  # standard library only; open to all
 
 # Folder: what it may import besides the standard library, ROOT and its own files. A folder's name stands for
 # all that is in it, 'folder.module' for that module.

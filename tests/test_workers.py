@@ -9,7 +9,8 @@ from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from modelscope_zipenhancer.workers import Processes, ahead, alive, in_processes, in_threads, spawning
+from modelscope_zipenhancer.worker_process import alive
+from modelscope_zipenhancer.workers import Processes, ahead, in_processes, in_threads, spawning
 
 
 def die_or_double(item):

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import AudioError, FetchError
-from ..workers import alive
+from ..worker_process import alive
 from .policy import OPEN, Policy, shortened
 
 FETCH_TIMEOUT = 20.0  # seconds without a byte before a URL counts as stalled

@@ -18,7 +18,7 @@ from ..audio.write import check_format, check_output, encode
 from ..enhance.enhancer import Enhancer
 from ..errors import AudioError, AudioNotFoundError, FetchError, ZipEnhancerError
 from ..runtime.backend import Backend, preferred_batch_size
-from ..workers import alive
+from ..worker_process import alive
 from . import storage
 from .find import Job
 from .report import Levels, Result

@@ -9,7 +9,7 @@ import numpy as np
 from ..enhance.enhancer import Enhancer
 from ..errors import ZipEnhancerError
 from ..runtime.backend import Backend, preferred_batch_size
-from ..workers import BEAT, alive
+from ..worker_process import BEAT, alive
 from .clip import Progress, run_job
 from .find import Job
 from .report import Result

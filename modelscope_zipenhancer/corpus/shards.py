@@ -19,7 +19,8 @@ from ..audio.read import load
 from ..enhance.enhancer import Enhancer
 from ..errors import AudioError, AudioNotFoundError, OptionError
 from ..files import is_recording
-from ..workers import ahead, alive
+from ..worker_process import alive
+from ..workers import ahead
 from . import storage
 from .clip import Enhanced, enhance, result_of
 from .find import writable

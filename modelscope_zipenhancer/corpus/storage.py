@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
 from ..files import make_folder, real_path, replacing
-from ..workers import alive
+from ..worker_process import alive
 
 # Nothing more can be written here: the run must stop, not fail each recording in turn.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
