@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 
 environment:
   ZIPENHANCER_API_KEY  a key, or several with commas, one of which a request must have:
-                       Authorization: Bearer KEY
+                       Authorization: Bearer KEY, or X-API-Key: KEY
   OMP_NUM_THREADS      threads of one recording; several recordings at a time are faster in all than one on
                        several cores: 1, say"""
 
