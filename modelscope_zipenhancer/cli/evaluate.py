@@ -29,7 +29,9 @@ def add_arguments(parser) -> None:
         "--gain", choices=("chunk", "recording"), default="chunk", help="of the models, beyond 6 s (chunk)"
     )
     parser.add_argument("--noise", metavar="DIR", help="make the noisy from --clean and these noises")
-    parser.add_argument("--snr", type=float, nargs="+", default=[0, 5, 10, 15], help="in dB, of mixtures (0 5 10 15)")
+    parser.add_argument(
+        "--snr", type=float, nargs="+", default=[0, 5, 10, 15], help="in dB, of mixtures (0 5 10 15)"
+    )
     parser.add_argument("--count", type=int, default=16, help="mixtures for each SNR (16)")
     parser.add_argument("--seed", type=int, default=0, help="of the mixtures (0)")
     parser.add_argument("--mixtures", metavar="DIR", help="keep the mixtures here, in noisy/ and clean/")

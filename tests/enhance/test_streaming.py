@@ -151,6 +151,7 @@ def test_a_stream_whose_network_has_failed_gives_no_more_sound(channels):
 
 
 def test_the_end_of_a_stream_has_the_axes_of_its_blocks():
+    assert Stream(identity, SMALL, channels=np.int64(2)).channels == 2
     x = np.random.default_rng(0).standard_normal((3000, 1)).astype(np.float32)
     assert np.concatenate(list(Stream(identity, SMALL).run([x]))).shape == (3000, 1)
     assert np.concatenate(list(Stream(identity, SMALL).run([x[:, 0]]))).shape == (3000,)
