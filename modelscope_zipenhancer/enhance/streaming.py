@@ -5,7 +5,6 @@ The network sees both ways in time, so enhancing a stream means waiting for a ch
 
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class Stream:
         gain: as StreamingSession has it.
         """
         self.sample_rate, self.channels = check_rate(sample_rate), channels
-        if not (isinstance(channels, Integral) and channels >= 1):
+        if not (isinstance(channels, (int, np.integer)) and channels >= 1):
             raise OptionError(f"channels={channels!r}: 1 or more")
         self._grid, self._flushed, self._failed = grid, False, False
         self._axes = 1 if channels == 1 else 2  # of the last block
