@@ -36,7 +36,9 @@ def test_slices_cover_all_once_and_keep_the_threads_equally_busy(length, step, t
 
 def run(code: str) -> str:
     """Run code in a process of its own; what it prints."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
