@@ -602,7 +602,7 @@ def test_a_body_that_drips_is_given_up(strict_port):
     head = f"POST /v1/enhance HTTP/1.1\r\nHost: h\r\nContent-Length: {len(WAV)}\r\n\r\n".encode()
     with raw(strict_port, head) as connection:  # and nothing more
         assert b" 408 " in connection.recv(1000)
-    with raw(strict_port, head) as connection:
+    with raw(strict_port, head + b"x") as connection:
         begun = time.monotonic()
         connection.settimeout(0.02)
         said = b""
