@@ -36,8 +36,15 @@ class Claim(NamedTuple):
 def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) -> list[Job]:
     """Jobs for files, URLs, folders (recursive) and globs, in the order given, each file once.
 
-    Two that would have one output, as talk.wav and talk.m4a beside each other, get two: talk.wav and
-    talk_m4a.wav; the plain name is for the one whose own suffix it has.
+    Arguments and errors are `find_claims`'s. Two that would have one output, as talk.wav and talk.m4a
+    beside each other, get two: talk.wav and talk_m4a.wav; the plain name is for the one whose own suffix
+    it has.
+    """
+    return list(distinct(find_claims(inputs, output, suffix)))
+
+
+def find_claims(inputs: list[str], output: str | None, suffix: str | None = None) -> list[Claim]:
+    """The recordings, each with the output that it would have if it were alone.
 
     Args:
         output: of one file its name, or a folder; of more a folder, in which an input folder's tree
@@ -68,7 +75,7 @@ def find_jobs(inputs: list[str], output: str | None, suffix: str | None = None) 
             else:
                 target = f"{os.path.basename(stem)}_enhanced{suffix or '.wav'}"
             claims.append(Claim(source, target, given))
-    return list(distinct(_once(claims) if len(inputs) > 1 else claims))
+    return _once(claims) if len(inputs) > 1 else claims
 
 
 def _once(claims: list[Claim]) -> list[Claim]:
@@ -134,8 +141,12 @@ def split_done(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
     return todo, done
 
 
-def distinct(claims: list[Claim]) -> Iterator[Job]:
-    """Jobs of which each recording has one output, and each output one recording."""
+def distinct(claims: Sequence[Claim]) -> Iterator[Job]:
+    """Jobs of which each recording has one output, and each output one recording.
+
+    Raises:
+        OptionError: where names alone can't tell them apart.
+    """
     absolute = functools.cache(os.path.abspath)
 
     def key_of(output: str) -> str:

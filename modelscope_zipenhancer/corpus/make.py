@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import AudioNotFoundError, OptionError
 from ..files import is_recording, remove_leftovers
 from . import storage
-from .find import Claim, Job, distinct, find_jobs, refuse_inputs_as_outputs, writable
+from .find import Claim, Job, distinct, find_claims, refuse_inputs_as_outputs, writable
 from .journal import FOLDER, MANIFEST, SETTINGS, Journal
 from .manifests import Manifest, is_manifest
 from .report import Result
@@ -71,8 +71,7 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
     """Jobs for recordings in files and folders."""
     local = [item for item in inputs if not storage.is_remote(item)]
     into = out if storage.is_remote(out) else os.path.join(out, "")
-    jobs = find_jobs(local, into, suffix) if local else []
-    claims = []
+    claims = find_claims(local, into, suffix) if local else []
     for item in dict.fromkeys(item for item in inputs if storage.is_remote(item)):  # one order in all parts
         names = [name for name in storage.names_below(item) if is_recording(name)]
         folder, outputs = storage.canonical(item), storage.canonical(out)
@@ -86,16 +85,7 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
             claims.append(
                 Claim(storage.join(item, name), storage.join(out, stem + (suffix or writable(given))), given)
             )
-    jobs += distinct(claims)
-    if local and claims:
-        first: dict[str, Job] = {}
-        for job in jobs:
-            if (other := first.setdefault(storage.canonical(job.output), job)) is not job:
-                raise OptionError(
-                    f"{other.source!r} and {job.source!r} would both become {job.output!r}: enhance "
-                    "them in two runs"
-                )
-    return jobs
+    return list(distinct(claims))
 
 
 def make(

@@ -514,6 +514,14 @@ def test_recordings_of_several_places_elsewhere_have_an_order_and_an_output_each
             plan(inputs, "out")
 
 
+def test_recordings_of_one_name_here_and_elsewhere_get_an_output_each_as_those_of_one_place_do(here):
+    pytest.importorskip("fsspec", reason="the [corpus] extra")
+    write("here/talk.flac")
+    write("there/talk.wav")
+    jobs = plan(["here", f"file://{here}/there"], "out", ".wav").jobs
+    assert [job.output for job in jobs] == ["out/talk_flac.wav", "out/talk.wav"]
+
+
 def test_a_journal_that_another_part_has_only_opened_so_far_is_read_whole_later(here):
     write("in/a.wav")
     write("in/b.wav")

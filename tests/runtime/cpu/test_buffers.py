@@ -6,7 +6,7 @@ import pytest
 import torch
 from cpu_networks import SIZES, network, spectra
 
-from modelscope_zipenhancer.runtime.cpu import zipformer_layer
+from modelscope_zipenhancer.runtime.cpu import layer_memory
 from modelscope_zipenhancer.runtime.cpu.buffers import ALIGNMENT, Buffer, Buffers, Plan, Scratch, lay_out
 from modelscope_zipenhancer.runtime.cpu.network import CpuNetwork
 
@@ -18,7 +18,7 @@ def plans(size: str) -> list[Plan]:
     form = CpuNetwork(network(size))
     layers = {layer.sizes for stack in form.stacks for pair in stack.layers for layer in pair}
     return [form.plan(frames, 201) for frames in (1, 38, 161, 801)] + [
-        zipformer_layer.plan(sizes, n, length)
+        layer_memory.plan(sizes, n, length)
         for sizes in layers
         for n, length in ((1, 1), (2, 19), (1, 161), (12, 161), (3, 401), (1, 801), (18, 101), (40, 51))
     ]
@@ -164,8 +164,8 @@ SMALL = "one stack at full resolution"
 def test_a_plan_of_a_layer_that_says_too_little_is_found_out(name, end, monkeypatch):
     form, x = CpuNetwork(network(SMALL)), spectra(1, 12)
     expected = form(*x)[0]
-    plan, form = zipformer_layer.plan, CpuNetwork(network(SMALL))
-    monkeypatch.setattr(zipformer_layer, "plan", lambda *args: shortened(plan(*args), name, end))
+    plan, form = layer_memory.plan, CpuNetwork(network(SMALL))
+    monkeypatch.setattr(layer_memory, "plan", lambda *args: shortened(plan(*args), name, end))
     spoiler = Spoiler(monkeypatch)
     assert not torch.equal(form(*x)[0], expected) or spoiler.strays
 
