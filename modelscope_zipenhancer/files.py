@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from .errors import AudioNotFoundError, OutputError, ZipEnhancerError
 
@@ -146,16 +146,21 @@ def make_folder(path: str | os.PathLike) -> None:
         ) from error
 
 
-def recordings(folder: str | os.PathLike, skip: str | os.PathLike | None = None) -> Iterator[str]:
+def recordings(
+    folder: str | os.PathLike,
+    skip: str | os.PathLike | None = None,
+    wanted: Callable[[str], object] | None = None,
+) -> Iterator[str]:
     """Paths of the recordings below a folder, by suffix, sorted by their folder and then their name.
 
-    What is hidden (its name begins with a dot) is left out, as is the folder `skip`. A link to a folder is
-    followed, but each folder is read once, under its own name where it has one below `folder`: a link
-    to a parent doesn't go round. A name that isn't text in the file system's encoding comes as
-    os.fsdecode makes it, and leads to its file. A folder below that can't be read is named in a warning;
-    raises AudioNotFoundError if `folder` itself can't.
+    `wanted` says of a name whether it is taken instead. What is hidden (its name begins with a dot) is
+    left out, as is the folder `skip`. A link to a folder is followed, but each folder is read once, under
+    its own name where it has one below `folder`: a link to a parent doesn't go round. A name that isn't
+    text in the file system's encoding comes as os.fsdecode makes it, and leads to its file. A folder
+    below that can't be read is named in a warning; raises AudioNotFoundError if `folder` itself can't.
     """
     folder = os.fspath(folder)
+    wanted = wanted or is_recording
 
     def unread(error: OSError) -> None:
         if error.filename == folder:
@@ -173,7 +178,7 @@ def recordings(folder: str | os.PathLike, skip: str | os.PathLike | None = None)
             seen.add(real)
             folders[:] = sorted(name for name in folders if name[0] != ".")
             starts += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
-            found[parent] = sorted(name for name in files if name[0] != "." and is_recording(name))
+            found[parent] = sorted(name for name in files if name[0] != "." and wanted(name))
     for parent in sorted(found):
         above = os.path.join(parent, "")
         yield from (above + name for name in found[parent])

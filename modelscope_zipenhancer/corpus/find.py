@@ -8,7 +8,7 @@ import functools
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -66,7 +66,14 @@ def find_claims(inputs: list[str], output: str | None, suffix: str | None = None
     for item in inputs:
         folder = _folder_name(item)
         into = os.path.join(output or f"{folder}_enhanced", "")
-        for source, name in _expand(item, output):
+        found = list(expand(item, output or (f"{folder}_enhanced" if folder else None)))
+        if not found:
+            raise AudioNotFoundError(
+                f"no recordings in the folder {item!r}: none ends as audio files do"
+                if folder
+                else f"no file matches {item!r}"
+            )
+        for source, name in found:
             stem, given = os.path.splitext(name)
             if output and not into_folder:
                 target = output
@@ -175,8 +182,15 @@ def distinct(claims: Sequence[Claim]) -> Iterator[Job]:
             yield Job(claim.source, own, True, *claim.part)
 
 
-def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
-    """(source, name relative to the output folder) of the recordings that one input stands for."""
+def expand(
+    item: str, output: str | None, wanted: Callable[[str], object] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(source, name relative to the output folder) of the recordings that one input stands for.
+
+    Args:
+        output: a folder; what an earlier run wrote there is no recording.
+        wanted: of a folder's files, by name; by default what `is_recording`.
+    """
     if re.match(r"https?://", item, re.IGNORECASE):
         try:
             name = os.path.basename(unquote(urlsplit(item).path))
@@ -184,19 +198,14 @@ def _expand(item: str, output: str | None) -> Iterator[tuple[str, str]]:
             raise OptionError(f"{item!r} is no URL: {error}") from error
         yield item, name or "download"
     elif os.path.isdir(item):
-        above, path = len(os.path.join(item, "")), None
-        for path in recordings(item, skip=output or f"{_folder_name(item)}_enhanced"):
-            yield path, path[above:]
-        if not path:
-            raise AudioNotFoundError(f"no recordings in the folder {item!r}: none ends as audio files do")
+        above = len(os.path.join(item, ""))
+        yield from ((path, path[above:]) for path in recordings(item, output, wanted))
     elif _is_pattern(item):
         base = os.path.dirname(re.split(r"[*?\[]", item)[0]) or "."
         found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
         below, outputs = (os.path.join(real_path(folder), "") for folder in (base, output or base))
-        if outputs != below and outputs.startswith(below):  # what an earlier run wrote there is none
+        if outputs != below and outputs.startswith(below):
             found = [path for path in found if not real_path(path).startswith(outputs)]
-        if not found:
-            raise AudioNotFoundError(f"no file matches {item!r}")
         yield from ((path, os.path.relpath(path, base)) for path in found)
     else:  # a missing file too: it fails when its turn comes, as a damaged one does
         yield item, os.path.basename(item)

@@ -73,11 +73,7 @@ def _files(inputs: list[str], out: str, suffix: str | None) -> list[Job]:
     into = out if storage.is_remote(out) else os.path.join(out, "")
     claims = find_claims(local, into, suffix) if local else []
     for item in dict.fromkeys(item for item in inputs if storage.is_remote(item)):  # one order in all parts
-        names = [name for name in storage.names_below(item) if is_recording(name)]
-        folder, outputs = storage.canonical(item), storage.canonical(out)
-        if outputs.startswith(f"{folder}/"):  # what an earlier run wrote below the input is none
-            made = outputs[len(folder) + 1 :] + "/"
-            names = [name for name in names if not name.startswith(made)]
+        names = [name for name in storage.names_below(item, out) if is_recording(name)]
         if not names:
             raise AudioNotFoundError(f"no recordings below {item!r}: none ends as audio files do")
         for name in names:

@@ -5,7 +5,6 @@ stays as it is; a sample whose recording fails is left out, and is in the manife
 """
 
 import functools
-import glob
 import io
 import itertools
 import os
@@ -23,7 +22,7 @@ from ..worker_process import alive
 from ..workers import ahead
 from . import storage
 from .clip import Enhanced, enhance, result_of
-from .find import writable
+from .find import expand, writable
 from .processes import AT_ONCE
 from .report import Result
 
@@ -197,11 +196,14 @@ def find_shards(inputs: list[str], out: str, suffix: str | None, column: str | N
 
     Raises:
         AudioError: for a dataset without an Audio column.
-        OptionError: for shards of one name.
+        OptionError: for shards of one name, or beside recordings.
     """
     shards: list[TarShard | TableShard] = []
     for item in inputs:
-        found = _expand(item, out, suffix, column)
+        if item.startswith("hf:") or _is_dataset(item):
+            found: Sequence[TarShard | TableShard] = _of_dataset(item, out, suffix, column)
+        else:
+            found = _of_files(item, out, suffix, column)
         if not found:
             if shards:
                 raise OptionError(f"{item!r} holds no shards, the other inputs do: give it in another run")
@@ -213,23 +215,26 @@ def find_shards(inputs: list[str], out: str, suffix: str | None, column: str | N
     return shards
 
 
-def _expand(item: str, out: str, suffix: str | None, column: str | None) -> Sequence[TarShard | TableShard]:
-    if item.startswith("hf:") or _is_dataset(item):
-        return _of_dataset(item, out, suffix, column)
-    paths = [item]
-    if glob.has_magic(item) and not os.path.exists(item) and "://" not in item:
-        paths = sorted(glob.glob(item, recursive=True))
-    elif os.path.isdir(item):
-        paths = sorted(os.path.join(item, name) for name in os.listdir(item))
-    elif storage.is_remote(item) and not _kind(item):
-        paths = [storage.join(item, name) for name in storage.names_below(item)]
+def _of_files(item: str, out: str, suffix: str | None, column: str | None) -> Sequence[TarShard | TableShard]:
+    """Of a shard, or of all below a folder, in folders of the same names; none where there are none."""
+    if storage.is_remote(item) and not _kind(item):
+        found = [(storage.join(item, name), name) for name in storage.names_below(item, out)]
+    else:
+        local = None if storage.is_remote(out) else out
+        found = list(expand(item, local, lambda name: _kind(name) or is_recording(name)))
+    if not (kinds := {path: kind for path, _ in found if (kind := _kind(path))}):
+        return []
+    if beside := next((path for path, name in found if is_recording(name)), None):
+        raise OptionError(
+            f"{item!r} holds shards, {next(iter(kinds))!r}, and recordings, {beside!r}: give each kind in a "
+            "run of its own, by its folder or a pattern"
+        )
     shards: list[TarShard | TableShard] = []
-    for path in paths:
-        name = path.replace(os.sep, "/").rpartition("/")[2]
-        if _kind(path) == "tar":
+    for path, name in found:
+        if kinds.get(path) == "tar":
             stem = name[: name.lower().rindex(".t")]  # a compressed one comes back as it is streamed: plain
             shards.append(TarShard(path, storage.join(out, f"{stem}.tar"), suffix))
-        elif _kind(path) == "parquet":
+        elif kinds.get(path) == "parquet":
             if not shards:
                 column = audio_column(_schema(path), column, path)
             shards.append(TableShard(path, storage.join(out, name), column, suffix))

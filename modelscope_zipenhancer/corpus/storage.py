@@ -128,12 +128,16 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 
 
-def names_below(folder: str) -> Iterator[str]:
-    """Names of all files below a remote folder, relative to it, sorted."""
+def names_below(folder: str, out: str) -> list[str]:
+    """Names of all files below a remote folder, relative to it, sorted; without those below `out`."""
     system, inside = _system(folder)
     inside = inside.rstrip("/")
-    for path in sorted(system.find(inside)):
-        yield path[len(inside) :].lstrip("/")
+    found = [path[len(inside) :].lstrip("/") for path in sorted(system.find(inside))]
+    here, outputs = canonical(folder), canonical(out)
+    if outputs.startswith(f"{here}/"):
+        made = outputs[len(here) + 1 :] + "/"
+        found = [name for name in found if not name.startswith(made)]
+    return found
 
 
 def names(folder: str) -> list[str]:

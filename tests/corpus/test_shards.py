@@ -175,6 +175,32 @@ def test_two_shards_of_one_name_and_shards_beside_other_inputs_are_refused():
         plan(["one/0.tar", "a.wav"], "out")
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_shards_below_a_folder_keep_their_folders_and_outputs_there_are_no_inputs(elsewhere, here):
+    if elsewhere:
+        pytest.importorskip("fsspec", reason="the [corpus] extra")
+    place = f"file://{here}/" if elsewhere else ""
+    for name in ("train/0.tar", "train/1.tar", "test/0.tar"):
+        write_tar(f"in/{name}", {f"{name[:4]}.wav": audio(1)})
+    for _ in range(2):
+        corpus(f"{place}in", out=f"{place}in/out")
+        made = sorted(str(path.relative_to("in/out")) for path in Path("in/out").rglob("*.tar"))
+        assert made == ["test/0.tar", "train/0.tar", "train/1.tar"]
+    assert list(read_tar("in/out/test/0.tar")) == ["test.wav"]
+    if not elsewhere:
+        corpus("in/t*/*.tar")
+        assert list(read_tar("out/test/0.tar")) == ["test.wav"]
+
+
+def test_a_folder_of_shards_and_recordings_is_refused_with_one_of_each_named():
+    write_tar("in/old/0.tar", {"a.wav": audio(1)})
+    Path("in/b.wav").write_bytes(audio(2))
+    with pytest.raises(OptionError, match="'in' holds shards, 'in/old/0.tar', and recordings, 'in/b.wav'"):
+        plan(["in"], "out")
+    assert [job.output for job in plan(["in/*.wav"], "out").jobs] == ["out/b.wav"]
+    assert [job.output for job in plan(["in/old"], "out").jobs] == ["out/0.tar"]
+
+
 def test_a_format_is_the_name_too():
     write_tar("shards/0.tar", {"a.wav": audio(1), "a.json": b"{}"})
     corpus("shards/0.tar", suffix=".flac", options={"output_rate": 8000})
