@@ -4,6 +4,9 @@ Each is also the builtin exception that callers of such a function catch already
 string, since ModelScope rebuilds what a constructor raises as `type(error)(text)`.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class ZipEnhancerError(Exception):
     """Base of the family."""
@@ -59,3 +62,19 @@ class ModelTypeError(ZipEnhancerError, TypeError):
 
 class OptionError(ZipEnhancerError, ValueError):
     """An argument that can't be: a strength out of range, an unknown backend, no such device."""
+
+
+class MissingPackageError(OptionError, ImportError):
+    """What was asked for needs a package of an extra that isn't installed."""
+
+
+@contextlib.contextmanager
+def needed_by(what: str, extra: str) -> Iterator[None]:
+    """MissingPackageError where an import in it fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{what} needs {error.name or 'a package'} ({error}): "
+            f"pip install 'modelscope_zipenhancer[{extra}]'"
+        ) from error

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 
-from ..errors import CheckpointError, ConfigError, ModelNotFoundError, OptionError
+from ..errors import CheckpointError, ConfigError, ModelNotFoundError, OptionError, needed_by
 from ..names import HUB_ID
 from .output import complain, say
 
@@ -40,12 +40,8 @@ def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
     # No counting of its users; and the files of visitors in a folder that goes when the server ends.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
+    with needed_by("the page", "demo"):
         import gradio  # noqa: F401
-    except ImportError as error:
-        raise OptionError(
-            f"the page needs gradio ({error}): pip install 'modelscope_zipenhancer[demo]'"
-        ) from error
     if args.at_once < 1:
         raise OptionError(f"--at-once {args.at_once}: 1 or more")
     port = free_port(args.host, args.port)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from ..errors import CheckpointError, ConfigError, ModelNotFoundError, OptionError
+from ..errors import CheckpointError, ConfigError, ModelNotFoundError, OptionError, needed_by
 from .model import add_model, chosen
 from .output import complain, say
 
@@ -47,12 +47,9 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Run the command; returns the exit code, or raises."""
-    try:
+    with needed_by("zipenhancer serve", "serve"):
         from ..web.app import make_app
         from ..web.server import listen, make_server
-    except ImportError as error:
-        extra = "pip install 'modelscope_zipenhancer[serve]'"
-        raise OptionError(f"zipenhancer serve needs packages that aren't here ({error}): {extra}") from error
     limits = limits_of(args)
     raise_file_limit()
     with listen(args.host, args.port) as listening:  # before the model is loaded: a port may be taken

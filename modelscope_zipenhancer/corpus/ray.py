@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import needed_by
 from .find import Job
 from .processes import Care
 from .report import Result
@@ -47,15 +47,11 @@ def run_over_ray(
         workers: how many actors; by default as many as there is room for, more as nodes join.
 
     Raises:
-        OptionError: where Ray isn't installed.
+        MissingPackageError: where Ray isn't installed.
     """
-    try:
+    with needed_by("where='ray'", "ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise OptionError(
-            f"where='ray' needs Ray: pip install 'modelscope_zipenhancer[ray]' ({error})"
-        ) from error
     ours = not ray.is_initialized()
     if ours:
         here = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
+from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError, ZipEnhancerError, needed_by
 from ..files import make_folder, real_path, replacing
 from ..worker_process import alive
 
@@ -188,9 +188,9 @@ def _scheme(path: str) -> str:
 
 def _system(path: str) -> tuple[Any, str]:
     """(fsspec's file system, the path in it)"""
-    try:
+    with needed_by(repr(path), "corpus"):
         import fsspec
-
+    try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
         raise OptionError(f"{path!r} can't be reached: {error}") from error

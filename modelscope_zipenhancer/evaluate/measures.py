@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import AudioError, OptionError
+from ..errors import AudioError, MissingPackageError
 from ..names import SAMPLE_RATE
 
 FRAME = 480  # samples in 30 ms, a frame of the segmental measures
@@ -25,10 +25,6 @@ EPS = float(np.finfo(float).eps)
 
 class MetricError(AudioError):
     """A measure that is not defined for these signals."""
-
-
-class MissingPackageError(OptionError, ImportError):
-    """What was asked for needs a package of an extra that isn't installed."""
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:

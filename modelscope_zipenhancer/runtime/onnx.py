@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ModelNotFoundError, OptionError
+from ..errors import CheckpointError, ModelNotFoundError, OptionError, needed_by
 from ..files import sha256
 from ..names import CARD_ONNX_FILE, COMPRESSION, HOP_LENGTH, N_FFT, ONNX_FILE, SILENCE_POWER, WEIGHTS_FILE
 from .backend import omp_threads
@@ -195,12 +195,8 @@ def available(runtime: Any) -> list[str]:
 
 
 def _onnxruntime() -> Any:
-    try:
+    with needed_by("backend 'onnx'", "onnx"):
         import onnxruntime
-    except ImportError as error:
-        raise OptionError(
-            "backend 'onnx' needs onnxruntime: pip install 'modelscope_zipenhancer[onnx]'"
-        ) from error
     return onnxruntime
 
 

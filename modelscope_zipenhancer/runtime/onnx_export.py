@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, OutputError
+from ..errors import OptionError, OutputError, needed_by
 from ..files import check_folder, replacing, sha256
 from ..names import MODEL_TYPE, SAMPLE_RATE, WEIGHTS_FILE
 from ..network.checkpoint import load_model
@@ -161,12 +161,8 @@ def _store_in_half(graph: Any) -> None:
 
 
 def _onnx() -> Any:
-    try:
+    with needed_by("exporting", "onnx"):
         import onnx
         import onnx.checker
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise OptionError(
-            f"exporting needs {error.name}: pip install 'modelscope_zipenhancer[onnx]'"
-        ) from error
     return onnx

@@ -13,7 +13,13 @@ from conftest import QUICK, ROOT, SMALL, noisy_speech, seeded_model, write_model
 from modelscope_zipenhancer import Enhancer
 from modelscope_zipenhancer.cli import main
 from modelscope_zipenhancer.enhance import overlap_add
-from modelscope_zipenhancer.errors import AudioError, CheckpointError, ModelNotFoundError, OptionError
+from modelscope_zipenhancer.errors import (
+    AudioError,
+    CheckpointError,
+    MissingPackageError,
+    ModelNotFoundError,
+    OptionError,
+)
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.pretrained import find_model
 from modelscope_zipenhancer.runtime.backend import load_backend
@@ -205,7 +211,7 @@ def test_options_that_can_not_be_had_are_named(small_dir):
 
 def test_a_missing_onnxruntime_is_named_with_what_to_install(small_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(OptionError, match=r"pip install 'modelscope_zipenhancer\[onnx\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'modelscope_zipenhancer\[onnx\]'"):
         load_backend("onnx", small_dir)
 
 

@@ -9,7 +9,7 @@ from conftest import QUICK, SMALL, noisy_speech, seeded_model, write_model_dir
 
 from modelscope_zipenhancer.cli import main
 from modelscope_zipenhancer.enhance.grid import ONE_PASS, Grid
-from modelscope_zipenhancer.errors import ModelNotFoundError, OptionError, OutputError
+from modelscope_zipenhancer.errors import MissingPackageError, ModelNotFoundError, OptionError, OutputError
 from modelscope_zipenhancer.names import ONNX_FILE
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.config import ModelConfig, StackConfig
@@ -219,7 +219,7 @@ def test_what_can_not_be_exported_is_named(tmp_path, monkeypatch):
     with pytest.raises(ModelNotFoundError, match="configuration.json"):
         export_onnx(tmp_path, tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(OptionError, match=r"pip install 'modelscope_zipenhancer\[onnx\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'modelscope_zipenhancer\[onnx\]'"):
         export_onnx(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
