@@ -25,23 +25,15 @@ class Stream:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        grid: Grid,
-        sample_rate: int = SAMPLE_RATE,
-        channels: int = 1,
-        gain: float | None = None,
+        self, backend: Backend, grid: Grid, sample_rate: int = SAMPLE_RATE, channels: int = 1
     ) -> None:
-        """sample_rate: in Hz, of the blocks that go in and come out.
-
-        gain: as StreamingSession has it.
-        """
+        """sample_rate: in Hz, of the blocks that go in and come out."""
         self.sample_rate, self.channels = check_rate(sample_rate), channels
         if not (isinstance(channels, (int, np.integer)) and channels >= 1):
             raise OptionError(f"channels={channels!r}: 1 or more")
         self._grid, self._flushed, self._failed = grid, False, False
         self._axes = 1 if channels == 1 else 2  # of the last block
-        self._lanes = [_Lane(backend, grid, sample_rate, gain) for _ in range(channels)]
+        self._lanes = [_Lane(backend, grid, sample_rate) for _ in range(channels)]
 
     @property
     def latency_ms(self) -> float:
@@ -119,8 +111,8 @@ class Stream:
 class _Lane:
     """One channel: resampled to the network's rate, enhanced, resampled back, exactly as long."""
 
-    def __init__(self, backend: Backend, grid: Grid, rate: int, gain: float | None) -> None:
-        self._session = StreamingSession(backend, grid, gain)
+    def __init__(self, backend: Backend, grid: Grid, rate: int) -> None:
+        self._session = StreamingSession(backend, grid)
         self._resamplers = None
         if rate != SAMPLE_RATE:
             self._resamplers = stream_resampler(rate, SAMPLE_RATE), stream_resampler(SAMPLE_RATE, rate)

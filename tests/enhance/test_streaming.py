@@ -44,7 +44,7 @@ def test_the_length_is_kept_for_200_random_lengths_rates_and_channel_counts():
         rate = int(rng.choice([*RATES, rng.integers(4000, 96_000)]))
         channels, samples = int(rng.integers(1, 4)), int(rng.integers(1, rate))
         x = rng.standard_normal((samples, channels)).astype(np.float32)
-        stream = Stream(identity, SMALL, rate, channels, gain=1.0)
+        stream = Stream(identity, SMALL, rate, channels)
         y = np.concatenate([b.reshape(-1, channels) for b in stream.run(blocks_of(x, rng, rate))])
         assert y.shape == x.shape
 
@@ -57,17 +57,6 @@ def test_streamed_is_the_same_as_offline_on_the_same_grid(rate):
     streamed = np.concatenate(list(Stream(smoother, Grid(), rate).run(blocks_of(x, rng, rate))))
     offline = Enhancer(smoother)(x, sample_rate=rate)
     np.testing.assert_allclose(streamed, offline, atol=2e-6)  # float32 and float64 in the resamplers
-
-
-def test_a_gain_that_is_given_is_that_of_every_chunk_and_channel():
-    gains = []
-
-    def backend(waveform, gain):
-        gains.append(float(gain[0]))
-        return waveform
-
-    list(Stream(backend, SMALL, 44100, channels=2, gain=0.5).run([np.ones((9000, 2))]))
-    assert set(gains) == {0.5}
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -98,7 +87,7 @@ def test_each_channel_is_enhanced_by_itself():
 
 def test_integer_blocks_are_scaled_by_their_full_scale():
     x = np.random.default_rng(4).integers(-32768, 32768, 3000).astype(np.int16)
-    y = np.concatenate(list(Stream(identity, SMALL, gain=1.0).run([x])))
+    y = np.concatenate(list(Stream(identity, SMALL).run([x])))
     np.testing.assert_allclose(y, x / 32768, atol=1e-6)
     eight = (x // 256 + 128).astype(np.uint8)
     stream = Stream(identity, stream_grid())
@@ -117,7 +106,7 @@ def test_integer_blocks_are_scaled_by_their_full_scale():
     ],
 )
 def test_a_block_that_does_not_fit_is_refused_and_the_stream_goes_on(block, message):
-    stream = Stream(identity, SMALL, gain=1.0)
+    stream = Stream(identity, SMALL)
     stream.feed(np.ones(500, np.float32))
     with pytest.raises(AudioError, match=message):
         stream.feed(block)
