@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 from modelscope_zipenhancer.train.config import read_config
@@ -20,6 +21,8 @@ def test_two_processes_of_torchrun_train_one_network(small_run, tmp_path):
     result = subprocess.run(
         [*command, "run", "--set", *settings], cwd=tmp_path, env=one, capture_output=True, text=True
     )
+    if "without libuv support" in result.stderr:
+        pytest.skip("this torch, as Debian's, is built without what its own torchrun needs")
     assert result.returncode == 0, result.stderr
     rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["1", "2"]  # one process writes

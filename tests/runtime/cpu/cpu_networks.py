@@ -43,7 +43,7 @@ def error(result, expected) -> float:
     return ((result - expected).norm() / expected.norm()).item()
 
 
-def assert_equal_networks(model, form, batch, frames, tolerance=1e-5):
+def assert_equal_networks(model, form, batch, frames, tolerance=2e-5):  # of S 1.0e-5 where torch has OpenBLAS
     mag, pha = spectra(batch, frames)
     expected_mag, _, expected_complex, *_ = model(mag, pha)
     result_mag, real, imag = form(mag, pha)
