@@ -83,10 +83,10 @@ class RelativePositions(nn.Module):
         self.pe = encoding
 
     def forward(self, x: Tensor) -> Tensor:
-        """The encoding for x of shape (L, ...), on its device."""
+        """The encoding for x of shape (L, ...), on its device, of its type."""
         self.extend_pe(x)
         pe, centre, length = self.pe, self.pe.shape[0] // 2, x.shape[0]
-        return pe[centre - length + 1 : centre + length]
+        return pe[centre - length + 1 : centre + length].to(x.dtype)
 
 
 class AttentionWeights(nn.Module):

@@ -58,6 +58,14 @@ def test_the_network_equals_the_built_in_on_identical_spectra_for_any_size(size)
             assert relative_error(x, y) < 1e-5
 
 
+def test_in_float64_it_computes_the_same():
+    network, x = seeded_model(SMALL), spectra(38)
+    with torch.no_grad():
+        expected = network(*x)[2]
+        result = network.double()(*(part.double() for part in x))[2]
+    assert result.dtype == torch.float64 and relative_error(expected, result) < 1e-5
+
+
 def test_the_released_layout_has_453_entries_and_2_044_436_numbers():
     model = ZipEnhancer()
     assert len(model.state_dict()) == 453
