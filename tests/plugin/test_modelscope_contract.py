@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import needs_ast_str
 
 from modelscope_zipenhancer.names import MODEL_TYPE, TASK
 from modelscope_zipenhancer.plugin.relied_on import RELIED_ON
@@ -56,6 +57,8 @@ def tools(quick_model_dir, monkeypatch, tmp_path):
 def test_modelscope_has(row, tools):
     if not numbers(row.since) <= numbers(MODELSCOPE) <= numbers(row.until or MODELSCOPE):
         pytest.skip(f"of modelscope {row.since} to {row.until or 'now'}, this is {MODELSCOPE}")
+    if row.name.endswith(":get_pipeline_information_by_pipeline"):
+        needs_ast_str()
     hold(row, tools)
 
 

@@ -207,7 +207,8 @@ def request(url: str, content: dict | None = None) -> tuple[int, str]:
         with urllib.request.urlopen(asked, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        with error:
+            return error.code, error.read().decode()
 
 
 # ---- the command ---------------------------------------------------------------------------------
