@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError, ZipEnhancerError, needed_by
+from ..errors import AudioError, AudioNotFoundError, OptionError, OutputError, ZipEnhancerError
 from ..files import make_folder, real_path, replacing
 from ..worker_process import alive
 
@@ -188,8 +188,8 @@ def _scheme(path: str) -> str:
 
 def _system(path: str) -> tuple[Any, str]:
     """(fsspec's file system, the path in it)"""
-    with needed_by(repr(path), "corpus"):
-        import fsspec
+    import fsspec  # which datasets brings
+
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:

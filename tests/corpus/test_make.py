@@ -503,7 +503,7 @@ def test_a_corpus_elsewhere_is_resumed_from_the_rows_that_were_written(here):
 
 
 def test_recordings_of_several_places_elsewhere_have_an_order_and_an_output_each(here):
-    pytest.importorskip("fsspec", reason="the [corpus] extra")
+    pytest.importorskip("fsspec")
     places = [f"file://{here}/{name}" for name in "cabd"]
     for i, name in enumerate("cabd"):
         write(f"{name}/{i}.wav")
@@ -515,7 +515,7 @@ def test_recordings_of_several_places_elsewhere_have_an_order_and_an_output_each
 
 
 def test_recordings_of_one_name_here_and_elsewhere_get_an_output_each_as_those_of_one_place_do(here):
-    pytest.importorskip("fsspec", reason="the [corpus] extra")
+    pytest.importorskip("fsspec")
     write("here/talk.flac")
     write("there/talk.wav")
     jobs = plan(["here", f"file://{here}/there"], "out", ".wav").jobs

@@ -178,7 +178,7 @@ def test_two_shards_of_one_name_and_shards_beside_other_inputs_are_refused():
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_shards_below_a_folder_keep_their_folders_and_outputs_there_are_no_inputs(elsewhere, here):
     if elsewhere:
-        pytest.importorskip("fsspec", reason="the [corpus] extra")
+        pytest.importorskip("fsspec")
     place = f"file://{here}/" if elsewhere else ""
     for name in ("train/0.tar", "train/1.tar", "test/0.tar"):
         write_tar(f"in/{name}", {f"{name[:4]}.wav": audio(1)})
