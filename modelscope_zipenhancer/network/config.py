@@ -38,6 +38,9 @@ class ModelConfig:
     channels: int = 64
     pos_dim: int = 24  # of the relative positional encoding, even
     stacks: tuple = (StackConfig(), StackConfig(2, 2), StackConfig(2, 2), StackConfig())
+    # A bin comes out at most so many times as large as the largest of the nine around it that went in; the
+    # built-in has no bound, and takes no notice of this one.
+    magnitude_bound: float | None = None
     dropout: float = 0.1  # in training, inside the feed-forward modules
 
     @classmethod
@@ -92,8 +95,14 @@ class ModelConfig:
         pos_dim = _whole(former, "pos_dim", "model.former_conf")
         if pos_dim % 2:
             raise ConfigError(f"configuration.json: model.former_conf.pos_dim is {pos_dim}, must be even")
+        bound = section.get("magnitude_bound")
+        if not (bound is None or (_is_number(bound) and 1 <= bound <= LARGEST)):
+            raise ConfigError(
+                f"configuration.json: model.magnitude_bound is {bound!r}, expected a number from 1 to "
+                f"{LARGEST}"
+            )
         columns = (column(key) for key in _STACK_KEYS)
-        return cls(channels, pos_dim, tuple(StackConfig(*row) for row in zip(*columns)))
+        return cls(channels, pos_dim, tuple(StackConfig(*row) for row in zip(*columns)), bound)
 
     def to_dict(self) -> dict:
         """The `model` section of a configuration.json that this package and the built-in read."""
@@ -101,6 +110,7 @@ class ModelConfig:
         former: dict[str, Any] = {key: list(values) for key, values in zip(_STACK_KEYS, zip(*rows))}
         former["encoder_dim"] = former["encoder_unmasked_dim"] = [self.channels] * len(self.stacks)
         former["pos_dim"] = self.pos_dim
+        bound = {} if self.magnitude_bound is None else {"magnitude_bound": self.magnitude_bound}
         return {
             "type": MODEL_TYPE,
             "num_tsconformers": len(self.stacks),
@@ -108,6 +118,7 @@ class ModelConfig:
             "former_conf": former,
             "batch_first": True,
             "model_num_spks": 1,
+            **bound,
         }
 
     @classmethod
@@ -145,6 +156,10 @@ _STACK_KEYS = (
 
 def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _whole(section: dict, key: str, where: str) -> int:

@@ -8,7 +8,9 @@ Submodules are named as in the released checkpoint, so that its 453 entries load
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..names import COMPRESSION
 from .config import ModelConfig, StackConfig
 from .spectrum import denoise
 from .zipformer import Bypass, Downsample, RelativePositions, ZipformerLayer, unflatten
@@ -172,6 +174,18 @@ class DualPathZipformer(nn.Module):
         return x
 
 
+def bounded(mag: Tensor, noisy_mag: Tensor, bound: float | None) -> Tensor:
+    """Enhanced magnitudes, none above `bound` times the largest of the nine noisy ones around it.
+
+    Compressed, (B, F, T) both. A mapping, other than a mask, can make sound where there was none: of inputs
+    unlike all in training, such as tones over digital silence, it does. None: as they are.
+    """
+    if bound is None:
+        return mag
+    around = F.max_pool2d(noisy_mag[:, None], 3, stride=1, padding=1)[:, 0]
+    return torch.minimum(mag, around * bound**COMPRESSION)
+
+
 class ZipEnhancer(nn.Module):
     """Compressed magnitude and phase of noisy speech in, of clean speech out.
 
@@ -198,6 +212,8 @@ class ZipEnhancer(nn.Module):
         x = self.dense_encoder(x).permute(0, 2, 3, 1)  # (B, T, F, C)
         x = self.TSConformer(x).permute(0, 3, 1, 2)  # (B, C, T, F)
         mag = self.mask_decoder(x).squeeze(1).transpose(1, 2)
+        if not self.training:  # where it acts, it has no gradient
+            mag = bounded(mag, noisy_mag, self.config.magnitude_bound)
         pha = self.phase_decoder(x).squeeze(1).transpose(1, 2)
         return mag, pha, torch.stack([mag * pha.cos(), mag * pha.sin()], dim=-1), None, {}
 

@@ -141,7 +141,8 @@ def _angle(g: Graph, y: str, x: str) -> str:
 
 def _network(g: Graph, model: ZipEnhancer, x: str) -> tuple[str, str, str]:
     """(B, 2, T, F) to magnitude, and cosine and sine of the phase, (B, T, F) each."""
-    encoder = model.dense_encoder
+    encoder, bound = model.dense_encoder, model.config.magnitude_bound
+    noisy = x
     x = _norm_act(g, _conv(g, x, encoder.dense_conv_1[0]), encoder.dense_conv_1)
     x = _dense_block(g, x, encoder.dense_block)
     x = _norm_act(g, _conv(g, x, encoder.dense_conv_2[0]), encoder.dense_conv_2)
@@ -151,13 +152,17 @@ def _network(g: Graph, model: ZipEnhancer, x: str) -> tuple[str, str, str]:
     x = g("Transpose", x, perm=[0, 3, 1, 2])
     mask, phase = model.mask_decoder, model.phase_decoder
     (mag,) = _decoder(g, x, mask.dense_block, mask.mask_conv, [mask.mask_conv[-1]])
+    mag = g("Relu", mag)
+    if bound is not None:  # as zipenhancer.bounded
+        around = g("MaxPool", g.part(noisy, 0, 1, 1), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        mag = g("Min", mag, g("Squeeze", g("Mul", around, bound**COMPRESSION), [1]))
     real, imaginary = _decoder(
         g, x, phase.dense_block, phase.phase_conv, [phase.phase_conv_r, phase.phase_conv_i]
     )
     length = g("Sqrt", g("Add", g("Mul", real, real), g("Mul", imaginary, imaginary)))
     origin = g("Equal", length, 0.0)
     real, length = (g("Where", origin, 1.0, x) for x in (real, length))
-    return g("Relu", mag), g("Div", real, length), g("Div", imaginary, length)
+    return mag, g("Div", real, length), g("Div", imaginary, length)
 
 
 def _conv(g: Graph, x: str, conv: Any) -> str:

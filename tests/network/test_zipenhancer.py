@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,24 @@ def test_the_network_equals_the_built_in_on_identical_spectra_for_any_size(size)
         for x, y in zip(a[:3], b[:3]):
             assert x.shape == y.shape
             assert relative_error(x, y) < 1e-5
+
+
+def test_no_bin_comes_out_larger_than_the_bound_times_the_largest_around_it():
+    mag, pha = spectra(38, batch=2)
+    mag[:, 60:120, 10:30] *= 1e-3  # nearly nothing, where a mapping makes something
+    free, held = (seeded_model(replace(SMALL, magnitude_bound=bound)) for bound in (None, 2.5))
+    with torch.no_grad():
+        expected, phase, *_ = free(mag, pha)
+        result, phase_too, result_complex, *_ = held(mag, pha)
+        in_training = held.train()(mag, pha)[0]
+    edge = torch.nn.functional.pad(mag, (1, 1, 1, 1))
+    around = torch.stack([edge[:, i : i + 201, j : j + 38] for i in range(3) for j in range(3)]).amax(0)
+    most = around * 2.5**0.3
+    assert (result == torch.minimum(expected, most)).all()
+    assert 0.05 < (result < expected).float().mean() < 0.95
+    assert torch.equal(phase, phase_too)
+    assert relative_error(result_complex.norm(dim=-1), result) < 1e-6
+    assert (in_training > most).any()  # there it would take the gradient away
 
 
 def test_in_float64_it_computes_the_same():
@@ -261,10 +280,8 @@ def test_a_model_dir_without_its_files_is_named(tmp_path, small_model_dir):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_configuration_is_written_and_read_back(size):
-    section = json.loads(json.dumps(SIZES[size].to_dict()))
-    assert ModelConfig.from_dict(section) == ModelConfig(
-        SIZES[size].channels, SIZES[size].pos_dim, SIZES[size].stacks
-    )
+    for config in (SIZES[size], replace(SIZES[size], magnitude_bound=2.5)):
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_one_number_in_a_configuration_stands_for_every_stack():
@@ -291,6 +308,9 @@ def test_one_number_in_a_configuration_stands_for_every_stack():
         ({"former_conf.feedforward_dim": -1}, "feedforward_dim is -1"),
         ({"former_conf.downsampling_factor": []}, "downsampling_factor is "),
         ({"former_conf.downsampling_factor": [1, 102, 2, 1]}, "downsampling by 102, more than 101"),
+        ({"magnitude_bound": "4"}, "model.magnitude_bound is '4', expected a number from 1 to 65536"),
+        ({"magnitude_bound": 0.5}, "model.magnitude_bound is 0.5, expected"),
+        ({"magnitude_bound": float("nan")}, "model.magnitude_bound is nan, expected"),
         ({"dense_channel": 10**12}, "model.dense_channel is 1000000000000, .* 65536 at most"),
         ({"former_conf.num_encoder_layers": 10**9}, "num_encoder_layers is 1000000000, .* 65536 at most"),
     ],

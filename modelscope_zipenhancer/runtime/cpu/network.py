@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ...network import zipenhancer
 from ...network.spectrum import denoise
-from ...network.zipenhancer import ZipEnhancer
+from ...network.zipenhancer import ZipEnhancer, bounded
 from ...network.zipformer import Bypass, ZipformerLayer
 from .buffers import Buffer, Plan, Scratch, Workspace
 from .convolution import (
@@ -64,7 +64,7 @@ class CpuNetwork:
     """
 
     def __init__(self, model: ZipEnhancer, dtype: torch.dtype = torch.float32):
-        self.channels = model.config.channels
+        self.channels, self.bound = model.config.channels, model.config.magnitude_bound
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             native = library(dtype)
             self.stacks = [Stack(stack, native) for stack in model.TSConformer.encoders]
@@ -151,7 +151,7 @@ class CpuNetwork:
             read = decoder.block(source, body.shape[1], planes(name), pool)
             buffers.begin(f"{name} end")
             decoder.end(read, buffers[f"{name} wide"], heads, pool)
-        mag.relu_()
+        mag.copy_(bounded(mag[None].relu_(), x[None, ..., 0].mT, self.bound)[0])
         # mag times cos and sin of atan2(imag, real), which is 0 at the origin
         length = torch.hypot(real, imag)
         scale = mag / length.masked_fill(origin := length == 0, 1.0)

@@ -17,6 +17,7 @@ SIZES = {
     "unequal factors, two layers, odd numbers": ModelConfig(channels=10, pos_dim=8, stacks=ODD_STACKS),
     "32 channels": ModelConfig(channels=32, stacks=(StackConfig(4, 4, feedforward_dim=32),)),
     "one stack at full resolution": ModelConfig(channels=8, stacks=(StackConfig(feedforward_dim=32),)),
+    "bounded": ModelConfig(channels=16, stacks=(TINY_STACK,), magnitude_bound=1),
 }
 
 
