@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, ModelNotFoundError
+from ..errors import CheckpointError, ModelNotFoundError, needed_by
 from ..names import SAMPLE_RATE
-from .measures import MetricError, need
+from .measures import MetricError
 
 DNSMOS_SAMPLES = 144160  # 9.01 s, a window of DNSMOS
 
@@ -47,8 +47,8 @@ def dnsmos(x: np.ndarray, model_path: str | os.PathLike) -> Dnsmos:
 @functools.cache
 def dnsmos_session(path: str):
     """The network, kept for the process; or Missing-, ModelNotFound- or CheckpointError."""
-    need("onnxruntime")
-    import onnxruntime
+    with needed_by("DNSMOS", "eval"):
+        import onnxruntime
 
     if not os.path.isfile(path):
         raise ModelNotFoundError(f"no DNSMOS file at {path!r}: sig_bak_ovr.onnx of microsoft/DNS-Challenge")

@@ -8,13 +8,12 @@ the two distances.
 """
 
 import functools
-import importlib.util
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import AudioError, MissingPackageError
+from ..errors import AudioError, needed_by
 from ..names import SAMPLE_RATE
 
 FRAME = 480  # samples in 30 ms, a frame of the segmental measures
@@ -105,7 +104,8 @@ def composite(reference: np.ndarray, estimate: np.ndarray, pesq_wb: float | None
 
 def pesq(reference: np.ndarray, estimate: np.ndarray, mode: str = "wb") -> float:
     """PESQ as MOS-LQO, about 1.0 to 4.64: 'wb' ITU-T P.862.2, 'nb' P.862.1; of the package `pesq`."""
-    from pesq import pesq as measure
+    with needed_by("PESQ", "eval"):
+        from pesq import pesq as measure
 
     reference, estimate = _checked_pair(reference, estimate)
     try:
@@ -118,7 +118,8 @@ def pesq(reference: np.ndarray, estimate: np.ndarray, mode: str = "wb") -> float
 
 def stoi(reference: np.ndarray, estimate: np.ndarray) -> float:
     """Short-time objective intelligibility, about 0..1 (Taal et al., 2011); of the package `pystoi`."""
-    from pystoi import stoi as measure
+    with needed_by("STOI", "eval"):
+        from pystoi import stoi as measure
 
     reference, estimate = _checked_pair(reference, estimate)
     with warnings.catch_warnings():  # of too little speech it warns, and returns 1e-5
@@ -211,14 +212,6 @@ def _nearest_peak(bands: np.ndarray, slope: np.ndarray) -> np.ndarray:
     for i in range(1, slope.shape[1]):
         down[:, i] = np.where(slope[:, i - 1] <= 0, down[:, i - 1], bands[:, i])
     return np.where(slope > 0, up, down)
-
-
-def need(*packages: str) -> None:
-    """MissingPackageError unless they are installed; imports none."""
-    for name in packages:
-        if importlib.util.find_spec(name) is None:
-            extra = "plot" if name == "matplotlib" else "eval"
-            raise MissingPackageError(f"{name} is needed: pip install 'modelscope_zipenhancer[{extra}]'")
 
 
 # What is measured of a pair: {keys of report.PAIRED: function(reference, estimate, values so far)}

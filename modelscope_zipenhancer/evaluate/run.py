@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import AudioError, AudioNotFoundError, OptionError, ZipEnhancerError
+from ..errors import AudioError, AudioNotFoundError, OptionError, ZipEnhancerError, needed_by
 from ..workers import in_processes
 from .dnsmos import dnsmos, dnsmos_session
-from .measures import PAIRWISE, MetricError, need
+from .measures import PAIRWISE, MetricError
 from .pairs import Failure, Pair, load_signals, note_failure
 from .report import DNSMOS, Report
-from .spectrogram import save_spectrograms
+from .spectrogram import figure_class, save_spectrograms
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,14 @@ def evaluate_pairs(
     if on_error not in ("fail", "skip"):
         raise OptionError(f"on_error={on_error!r}: 'fail' or 'skip'")
     pairs = list(pairs)
-    need("scipy", *(["pesq", "pystoi"] if any(pair.clean for pair in pairs) else []))
-    need(*(["matplotlib"] if pictures else []))
+    with needed_by("evaluation", "eval"):  # before the work
+        import scipy  # noqa: F401
+
+        if any(pair.clean for pair in pairs):
+            import pesq  # noqa: F401
+            import pystoi  # noqa: F401
+    if pictures:
+        figure_class()
     if dnsmos_path:
         dnsmos_session(os.fspath(dnsmos_path))  # refused now rather than at every file
     report = Report()

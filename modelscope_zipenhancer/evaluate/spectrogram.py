@@ -4,14 +4,14 @@ Need matplotlib, whose Figure is used without pyplot: no display, nothing global
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
 from ..audio.samples import to_mono
-from ..errors import OutputError
+from ..errors import OutputError, needed_by
 from ..files import check_folder, make_folder, replacing
 from ..names import SAMPLE_RATE
-from .measures import need
 
 COLUMNS = 1200  # of the picture: a longer recording shows each column's extremes, or its middle frame
 RANGE_DB = 80.0  # of the colours
@@ -25,12 +25,10 @@ def save_plot(
     Raises OutputError, or MissingPackageError without matplotlib.
     """
     path = check_plot(path)
-    from matplotlib.figure import Figure
-
     signals = {"before": (to_mono(before), before_rate), "after": (to_mono(after), after_rate)}
     levels = {label: spectrogram(*signal) for label, signal in signals.items()}
     peak = max(1e-4, *(float(np.abs(x).max()) for x, _ in signals.values()))
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure = figure_class()(figsize=(12, 7), layout="constrained")
     rows = figure.subplots(2, 2, sharex=True)
     for column, (label, (x, rate)) in enumerate(signals.items()):
         low, high = _extremes(x)
@@ -48,11 +46,8 @@ def save_spectrograms(path: str | os.PathLike, signals: dict) -> None:
 
     Raises OutputError, or MissingPackageError without matplotlib.
     """
-    need("matplotlib")
-    from matplotlib.figure import Figure
-
     levels = {label: spectrogram(x, SAMPLE_RATE) for label, x in signals.items()}
-    figure = Figure(figsize=(12, 2.5 * len(levels)), layout="constrained")
+    figure = figure_class()(figsize=(12, 2.5 * len(levels)), layout="constrained")
     for axes, (label, level) in zip(figure.subplots(len(levels), squeeze=False)[:, 0], levels.items()):
         image = _draw(axes, level, len(signals[label]) / SAMPLE_RATE, SAMPLE_RATE, _top(levels))
         axes.set(ylabel=f"{label}, kHz")
@@ -69,8 +64,15 @@ def check_plot(path: str | os.PathLike) -> str:
     if not path.lower().endswith(".png"):
         raise OutputError(f"{path!r}: the picture is a PNG, name it .png")
     check_folder(path)
-    need("matplotlib")
+    figure_class()
     return path
+
+
+def figure_class() -> Any:
+    """matplotlib's Figure, or MissingPackageError."""
+    with needed_by("a picture", "plot"):
+        from matplotlib.figure import Figure
+    return Figure
 
 
 def spectrogram(x: np.ndarray, rate: int) -> np.ndarray:

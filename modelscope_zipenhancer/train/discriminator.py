@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..evaluate.measures import MetricError, need, pesq
+from ..evaluate.measures import MetricError, pesq
 from ..network.spectrum import mag_pha_stft
 from .config import TrainOptions
 from .distributed import parallel
@@ -58,7 +58,6 @@ def normalised_pesq(clean: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         MissingPackageError: the package `pesq` isn't installed.
     """
-    need("pesq")
     scores, valid = torch.zeros(len(wave)), torch.zeros(len(wave), dtype=torch.bool)
     for i, (reference, estimate) in enumerate(zip(clean.detach().cpu().numpy(), wave.detach().cpu().numpy())):
         try:

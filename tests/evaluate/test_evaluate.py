@@ -461,7 +461,7 @@ def test_means_have_students_intervals():
 
 def test_missing_packages_are_named_before_any_work(folders, monkeypatch):
     found, _ = pairs.find_pairs(folders / "clean", folders / "noisy")
-    monkeypatch.setattr(measures.importlib.util, "find_spec", lambda name: None if name == "pystoi" else 1)
+    monkeypatch.setitem(sys.modules, "pystoi", None)
     with pytest.raises(ZipEnhancerError, match=r"pystoi.*pip install") as caught:
         evaluate.evaluate_pairs(found)
     assert isinstance(caught.value, ImportError)
