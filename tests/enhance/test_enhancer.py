@@ -115,7 +115,7 @@ def test_silence_gives_silence(tiny):
 
 
 def test_of_a_tone_over_digital_silence_the_network_makes_no_other_sound(tiny):
-    """Without its bound it ends this one in a click of 3.7."""
+    """Without its bound it ends this one in a click of 18."""
     time = np.arange(8 * 16_000) / 16_000
     x = np.round(0.3 * np.sin(2 * np.pi * 440 * time) * 32768) / 32768
     assert np.abs(tiny(x.astype(np.float32), sample_rate=16_000)).max() < 0.02
