@@ -114,11 +114,15 @@ def test_silence_gives_silence(tiny):
     assert not tiny(np.zeros(160_000)).any()
 
 
-def test_of_a_tone_over_digital_silence_the_network_makes_no_other_sound(tiny):
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_of_a_tone_over_digital_silence_the_network_makes_no_other_sound(backend):
     """Without its bound it ends this one in a click of 18."""
+    if backend == "onnx":
+        pytest.importorskip("onnxruntime")
+    enhancer = Enhancer.from_pretrained("tiny", device="cpu", backend=backend)
     time = np.arange(8 * 16_000) / 16_000
     x = np.round(0.3 * np.sin(2 * np.pi * 440 * time) * 32768) / 32768
-    assert np.abs(tiny(x.astype(np.float32), sample_rate=16_000)).max() < 0.02
+    assert np.abs(enhancer(x.astype(np.float32), sample_rate=16_000)).max() < 0.05
 
 
 def test_threads_that_share_an_enhancer_get_what_each_would_get_alone(tiny):
