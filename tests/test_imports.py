@@ -45,7 +45,7 @@ SPECIAL = {
     "plugin.service": {"modelscope", "fastapi", "audio", "web.limits"},
     "web.limits": {"audio.policy"},
     "runtime.backend": {"numpy"},
-    "runtime.onnx": {"numpy", "onnxruntime"},
+    "runtime.onnx": {"numpy", "onnxruntime", "network.config"},
     "runtime.onnx_export": {"numpy", "torch", "onnx", "onnxruntime", "network"},
     "runtime.onnx_graph": {"numpy", "torch", "onnx", "network"},
     "runtime.onnx_layer": {"numpy", "onnx"},

@@ -12,7 +12,17 @@ import numpy as np
 
 from ..errors import CheckpointError, ModelNotFoundError, OptionError, needed_by
 from ..files import sha256
-from ..names import CARD_ONNX_FILE, COMPRESSION, HOP_LENGTH, N_FFT, ONNX_FILE, SILENCE_POWER, WEIGHTS_FILE
+from ..names import (
+    CARD_ONNX_FILE,
+    COMPRESSION,
+    CONFIG_FILE,
+    HOP_LENGTH,
+    N_FFT,
+    ONNX_FILE,
+    SILENCE_POWER,
+    WEIGHTS_FILE,
+)
+from ..network.config import ModelConfig
 from .backend import omp_threads
 
 PROVIDERS = {
@@ -155,7 +165,8 @@ def load(
     Raises:
         OptionError: for an option that can't be had.
         ModelNotFoundError: for a model dir without an ONNX graph.
-        CheckpointError: for a graph that is damaged, of another form, or older than the dir's weights.
+        CheckpointError: for a graph that is damaged, of another form, or not made from the dir's files.
+        ConfigError: for a configuration.json that is none.
     """
     if precision != "fp32":
         raise OptionError(
@@ -168,14 +179,31 @@ def load(
     providers = providers or _providers(device or "cpu")
     path = graph_of(model_dir)
     backend = OnnxBackend(path, providers, threads)
-    made_from = backend.metadata.get("checkpoint_sha256")
-    weights = os.path.join(model_dir, WEIGHTS_FILE)
-    if made_from and os.path.isfile(weights) and made_from != sha256(weights):
+    if other := _made_from_other(backend.metadata, model_dir):
         raise CheckpointError(
-            f"{path} was made from other weights than {WEIGHTS_FILE} beside it: make it again by "
+            f"{path} was made from {other} beside it: make it again by "
             f"`zipenhancer export {model_dir} -o {path}`"
         )
     return backend
+
+
+def _made_from_other(metadata: dict[str, str], model_dir: str) -> str:
+    """What of a model dir isn't what a graph of ours says that it was made from, if anything."""
+    made_from, weights = metadata.get("checkpoint_sha256"), os.path.join(model_dir, WEIGHTS_FILE)
+    if not made_from or not os.path.isfile(weights):
+        return ""
+    if made_from != sha256(weights):
+        return f"other weights than {WEIGHTS_FILE}"
+    if os.path.isfile(os.path.join(model_dir, CONFIG_FILE)):
+        bound = said_bound(ModelConfig.from_model_dir(model_dir))
+        if metadata.get("magnitude_bound", "none") != bound:
+            return f"another magnitude_bound than {bound}, of {CONFIG_FILE}"
+    return ""
+
+
+def said_bound(config: ModelConfig) -> str:
+    """How a graph's metadata says the magnitude_bound of its network: a number, or 'none'."""
+    return "none" if config.magnitude_bound is None else f"{config.magnitude_bound:g}"
 
 
 def graph_of(model_dir: str) -> str:

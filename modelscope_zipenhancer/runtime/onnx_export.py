@@ -18,7 +18,7 @@ from ..names import MODEL_TYPE, SAMPLE_RATE, WEIGHTS_FILE
 from ..network.checkpoint import load_model
 from ..network.spectrum import denoise
 from ..network.zipenhancer import ZipEnhancer
-from .onnx import PRODUCER, OnnxBackend
+from .onnx import PRODUCER, OnnxBackend, said_bound
 
 FORMS = ("waveform", "card")
 PRECISIONS = ("fp32", "fp16")
@@ -77,6 +77,7 @@ def export_onnx(
             "licence": "Apache-2.0",
             "precision": precision,
             "weights_sha256": weights_sha256(network),
+            "magnitude_bound": said_bound(network.config),
         }
         if folder is not None:
             metadata["checkpoint_sha256"] = sha256(os.path.join(folder, WEIGHTS_FILE))

@@ -1,8 +1,10 @@
 """ONNX Runtime behind the protocol of backends: the same sound as torch's, without torch."""
 
+import json
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +228,19 @@ def test_a_graph_made_from_other_weights_is_refused(small_dir, tmp_path):
     shutil.copy(small_dir / "model.onnx", folder)
     with pytest.raises(CheckpointError, match="other weights.*zipenhancer export"):
         load_backend("onnx", folder)
+
+
+def test_a_graph_made_with_another_bound_than_the_configuration_has_is_refused(tmp_path):
+    folder = write_model_dir(tmp_path / "model", seeded_model(replace(QUICK, magnitude_bound=2)))
+    export_onnx(str(folder), folder / "model.onnx")
+    load_backend("onnx", folder)
+    configuration = json.loads((folder / "configuration.json").read_text())
+    for bound in ({"magnitude_bound": 3}, {}):
+        configuration["model"].pop("magnitude_bound", None)
+        configuration["model"] |= bound
+        (folder / "configuration.json").write_text(json.dumps(configuration))
+        with pytest.raises(CheckpointError, match="another magnitude_bound than (3|none), of conf"):
+            load_backend("onnx", folder)
 
 
 @pytest.mark.parametrize("length", (0, 100, 0.5, -1))

@@ -61,6 +61,7 @@ def test_the_bundled_file_is_made_from_the_bundled_weights(bundled, tiny):
     remedy = "make it again: zipenhancer export tiny -o modelscope_zipenhancer/models/tiny/model.onnx"
     assert said["weights_sha256"] == weights_sha256(tiny), remedy
     assert said["checkpoint_sha256"] == sha256(f"{find_model('tiny')}/pytorch_model.bin"), remedy
+    assert said["magnitude_bound"] == f"{tiny.config.magnitude_bound:g}", remedy
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
