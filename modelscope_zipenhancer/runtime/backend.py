@@ -1,6 +1,7 @@
 """The one contract: a backend, as the engine calls it; and where backends are found by name."""
 
 import importlib
+import inspect
 import os
 from typing import Any, Protocol
 
@@ -58,8 +59,12 @@ def load_backend(name: str, model_dir: str | os.PathLike, **options: Any) -> Bac
     """
     if name not in BACKENDS:
         raise OptionError(f"unknown backend {name!r}, known are: {', '.join(BACKENDS)}")
-    module = importlib.import_module(f".{BACKENDS[name]}", __package__)
-    return module.load(os.fspath(model_dir), **options)
+    load = importlib.import_module(f".{BACKENDS[name]}", __package__).load
+    _, *known = inspect.signature(load).parameters
+    for option, value in options.items():
+        if option not in known:
+            raise OptionError(f"{option}={value!r}: backend {name!r} takes only {', '.join(known)}")
+    return load(os.fspath(model_dir), **options)
 
 
 def omp_threads() -> int:

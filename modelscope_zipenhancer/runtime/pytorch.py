@@ -1,7 +1,6 @@
 """The network by PyTorch: its form for CPUs, or for GPUs, behind the protocol of backends."""
 
 import threading
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,10 +83,13 @@ class TorchBackend:
             return form[1]
 
 
-def load(model_dir: str, device: str | None = None, **options: Any) -> TorchBackend:
+def load(
+    model_dir: str, device: str | None = None, precision: str = "fp32", compile: bool = False
+) -> TorchBackend:
     """The backend for a model dir; device: by default a CUDA device if there is one, else the CPU.
 
-    Raises OptionError for a device that can't be used, and what load_model raises.
+    precision, compile: see TorchBackend. Raises OptionError for a device that can't be used, and what
+    TorchBackend and load_model raise.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -95,4 +97,4 @@ def load(model_dir: str, device: str | None = None, **options: Any) -> TorchBack
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one kind for it
         reason = str(error).split("\n")[0]
         raise OptionError(f"device {device!r} can't be used: {reason}") from error
-    return TorchBackend(load_model(model_dir, device), **options)
+    return TorchBackend(load_model(model_dir, device), precision, compile)

@@ -74,6 +74,14 @@ def test_a_backend_is_found_by_name_and_an_unknown_one_is_named(quick_model_dir)
         load_backend("tensorflow", quick_model_dir)
 
 
+def test_an_option_that_the_backend_does_not_have_is_named(quick_model_dir):
+    # `threads`, which 'onnx' has, was a TypeError that named a private __init__
+    with pytest.raises(OptionError, match="threads=1: backend 'torch' takes only device, precision, compile"):
+        Enhancer.from_pretrained(quick_model_dir, threads=1)
+    with pytest.raises(OptionError, match="sped=2: backend 'onnx' takes only device, .*threads, providers"):
+        Enhancer.from_pretrained("tiny", backend="onnx", sped=2)
+
+
 def test_the_hosts_default_device_changes_nothing():
     enhancer, x = Enhancer(TorchBackend(seeded_model(QUICK))), noisy_speech(7.0)
     expected = enhancer(x, gain="recording")
