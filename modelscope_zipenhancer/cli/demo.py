@@ -46,7 +46,7 @@ def run(args) -> int:
         raise OptionError(f"--at-once {args.at_once}: 1 or more")
     port = free_port(args.host, args.port)
 
-    from ..web.demo import launch, make_page
+    from ..web.demo import Page
     from ..web.jobs import Models
 
     models = Models(["tiny", *(args.model or [HUB_ID])], device=args.device)
@@ -57,12 +57,12 @@ def run(args) -> int:
         return complain(error, 2)
     with tempfile.TemporaryDirectory(prefix="zipenhancer-demo-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
-        page = make_page(models, at_once=args.at_once)
-        address = launch(page, args.host, port)
+        page = Page(models, at_once=args.at_once)
+        address = page.launch(args.host, port)
         say(f"{address} (Ctrl-C ends it)")
         sys.stdout.flush()
         wait_for_signal()
-        page.close(verbose=False)
+        page.close()
     return 0
 
 
