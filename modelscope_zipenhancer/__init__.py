@@ -12,6 +12,10 @@ __all__ = ["Enhancer", "load_model", "activate", "deactivate", "__version__"]
 activate()
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name):
     if name == "Enhancer":
         from .enhance.enhancer import Enhancer

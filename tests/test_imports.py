@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from modelscope_zipenhancer import __file__ as package_file
+import modelscope_zipenhancer
 
-PACKAGE = Path(package_file).parent
+PACKAGE = Path(modelscope_zipenhancer.__file__).parent
 NAME = PACKAGE.name
 ROOT = {"errors", "names", "files", "workers", "worker_process"}  # standard library only; open to all
 
@@ -110,6 +110,10 @@ def test_a_module_imports_only_what_its_floor_may(name):
         if not any(target == rule or target.startswith(f"{rule}.") for rule in rules)
     }
     assert not wrong, f"{name} may not import {', '.join(sorted(wrong))}: docs/design.md has the table"
+
+
+def test_what_the_package_offers_is_listed_before_it_is_imported():
+    assert set(modelscope_zipenhancer.__all__) <= set(dir(modelscope_zipenhancer))
 
 
 def test_the_form_for_cpus_does_not_know_that_for_gpus():

@@ -85,6 +85,8 @@ def check_format(
     bitrate: float | None = None,
 ) -> str:
     """`check_output` of the format alone: the path may be anywhere."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise OutputError(f"audio can't be written to {path!r}: a path was expected; `encode` gives bytes")
     path = os.fspath(path)
     if "\0" in os.fsdecode(path):
         raise OutputError(f"{path!r} can't be written: a name has no NUL")

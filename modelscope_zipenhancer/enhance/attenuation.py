@@ -34,7 +34,8 @@ def limited(backend: Backend, strength: float | None) -> Backend:
     return backend if strength is None else AttenuationLimit(backend, strength)
 
 
-def check_strength(strength: float | None) -> None:
-    """OptionError unless `strength` is None or 0 dB or more."""
+def check_strength(strength: float | None) -> float | None:
+    """`strength` as it is, if it is None or 0 dB or more; else OptionError."""
     if strength is not None and not (isinstance(strength, Real) and strength >= 0):
         raise OptionError(f"strength={strength!r}: the dB by which noise is turned down at most, 0 or more")
+    return strength

@@ -182,8 +182,12 @@ class Enhancer:
         """Yield the enhanced of each source, in order, one at a time: memory doesn't grow with them.
 
         On a GPU several are worked on, in common batches: up to 8 sources are taken ahead. A source that
-        can't be read raises when its turn comes.
+        can't be read raises when its turn comes. OptionError for one source that is no list of them.
         """
+        if isinstance(sources, (str, bytes, os.PathLike)):
+            raise OptionError(
+                f"sources={sources!r:.80}: several were expected, a list; for one call the enhancer"
+            )
         if self.recordings_at_once == 1:
             return (self(source, sample_rate, **options) for source in sources)
         from ..workers import ahead  # multiprocessing would be 10 ms of every cold start
@@ -206,9 +210,14 @@ class Enhancer:
 
         Returns:
             {column: [{"bytes", "path"}, ...]}, as an Audio column stores recordings; None stays None.
+
+        Raises:
+            OptionError for a column that isn't there, OutputError for a format, and what a call raises.
         """
         suffix = os.path.splitext(check_format(f"x.{format}"))[1].lower()
         cells: list[dict | None] = []
+        if column not in batch:
+            raise OptionError(f"column={column!r}: the batch has {', '.join(map(repr, batch))}")
         reading = {name: options.pop(name) for name in ("sample_rate", "strict", "policy") if name in options}
         for cell in batch[column]:
             if cell is None:  # of a row without audio

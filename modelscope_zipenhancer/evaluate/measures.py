@@ -133,7 +133,9 @@ def stoi(reference: np.ndarray, estimate: np.ndarray) -> float:
 def _checked_pair(reference, estimate) -> tuple:
     pair = tuple(np.asarray(x, np.float64) for x in (reference, estimate))
     if pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
-        raise MetricError(f"shapes {pair[0].shape} and {pair[1].shape}: expected (samples,) twice")
+        raise MetricError(
+            f"shapes {pair[0].shape} and {pair[1].shape}: expected (samples,) twice, equally long"
+        )
     if not np.isfinite(pair[0]).all() or not np.isfinite(pair[1]).all():
         raise MetricError("NaN or infinite samples")
     if len(pair[0]) < FRAME + HOP:

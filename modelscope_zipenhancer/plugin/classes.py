@@ -25,6 +25,7 @@ from ..audio.resample import check_rate, resample
 from ..audio.samples import pcm16, to_mono
 from ..audio.write import check_output, write
 from ..enhance import overlap_add
+from ..enhance.attenuation import check_strength, limited
 from ..enhance.offset import WithoutOffset
 from ..enhance.overlap_add import GAINS
 from ..errors import DeviceMemoryError, ForbiddenError, ModelTypeError, OptionError, OutputError
@@ -157,6 +158,8 @@ class ZipEnhancerPipeline(CheckedOutput):
             for comparison. Can also be given in a call.
         gain: of cross-faded chunks: 'chunk', each by itself at the network's level; or 'recording', all
             by one factor (docs/evaluation.md says when which). Can also be given in a call.
+        strength: dB by which noise is turned down at most, 0 or more; None: no limit. Can also be given in
+            a call.
         precision, compile: see TorchBackend.
         backend: 'torch'; or 'onnx', ONNX Runtime on the ONNX file of the model dir.
         policy: what may be read and written, and how much of it: audio.policy.SERVED in a service of your
@@ -185,6 +188,7 @@ class ZipEnhancerPipeline(CheckedOutput):
         compile: bool = False,
         backend: str = "torch",
         policy: Policy = OPEN,
+        strength: float | None = None,
         **kwargs: Any,
     ) -> None:
         # Any preprocessor but None keeps ModelScope from searching for one, with three warnings.
@@ -196,6 +200,7 @@ class ZipEnhancerPipeline(CheckedOutput):
             raise ModelTypeError(f"expected a model of {__package__}, not {type(self.model)}: load it again")
         self.level, self.stitch = _known("level", level, LEVELS), _known("stitch", stitch, STITCHES)
         self.gain, self.policy = _known("gain", gain, GAINS), policy
+        self.strength = check_strength(strength)
         self.backend: Backend
         if backend == "torch":  # by the network that is there
             self.backend = TorchBackend(self.model.model, precision, compile)
@@ -217,6 +222,7 @@ class ZipEnhancerPipeline(CheckedOutput):
         strict = parameters.get("strict")
         if isinstance(strict, str):  # bool("false") is True
             raise OptionError(f"strict={strict!r}: True or False")
+        strength = check_strength(parameters.get("strength"))
         output_path = parameters.get("output_path")
         if output_path is not None:
             if not isinstance(output_path, (str, os.PathLike)):
@@ -231,6 +237,7 @@ class ZipEnhancerPipeline(CheckedOutput):
                 "level": _known("level", parameters.get("level") or self.level, LEVELS),
                 "stitch": _known("stitch", parameters.get("stitch") or self.stitch, STITCHES),
                 "gain": _known("gain", parameters.get("gain") or self.gain, GAINS),
+                "strength": self.strength if strength is None else strength,
             },
             {"output_path": output_path},
         )
@@ -257,7 +264,12 @@ class ZipEnhancerPipeline(CheckedOutput):
         return {"noisy": multiplied(x, factors, in_place), "scale": float(factors[0] * factors[1])}
 
     def forward(
-        self, inputs: dict, level: str = "modelscope", stitch: str = "crossfade", gain: str = "chunk"
+        self,
+        inputs: dict,
+        level: str = "modelscope",
+        stitch: str = "crossfade",
+        gain: str = "chunk",
+        strength: float = None,
     ) -> dict:
         """Enhance what `preprocess` returned, into 'output_pcm': int16 mono at 16 kHz, as bytes.
 
@@ -265,15 +277,18 @@ class ZipEnhancerPipeline(CheckedOutput):
         """
         noisy, scale = inputs["noisy"], inputs["scale"]
         if isinstance(noisy, list):
-            pcm = [self._enhanced(*item, level, stitch, gain) for item in zip(noisy, scale)]
+            pcm = [self._enhanced(*item, level, stitch, gain, strength) for item in zip(noisy, scale)]
         else:
-            pcm = self._enhanced(noisy, scale, level, stitch, gain)
+            pcm = self._enhanced(noisy, scale, level, stitch, gain, strength)
         return {OutputKeys.OUTPUT_PCM: pcm}
 
-    def _enhanced(self, noisy: np.ndarray, scale: float, level: str, stitch: str, gain: str) -> bytes:
+    def _enhanced(
+        self, noisy: np.ndarray, scale: float, level: str, stitch: str, gain: str, strength: float | None
+    ) -> bytes:
         pcm = io.BytesIO()
         # An offset is heard where ModelScope's own pipeline hears it.
         backend = WithoutOffset(self.backend) if level == "input" else self.backend
+        backend = limited(backend, strength)
         pieces = (
             builtin_windows.pieces(backend, noisy)
             if stitch == "builtin"

@@ -174,8 +174,8 @@ def load(
         )
     if compile:
         raise OptionError("compile=True is for the backend 'torch'")
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads={threads}: 1 or more")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise OptionError(f"threads={threads!r}: a whole number, 1 or more")
     providers = providers or _providers(device or "cpu")
     path = graph_of(model_dir)
     backend = OnnxBackend(path, providers, threads)

@@ -282,6 +282,18 @@ def test_a_batch_comes_back_in_order_and_is_read_only_when_it_is_asked_for():
     assert [len(y) for y in batch] == [1001, 1002, 1003, 1004]
 
 
+def test_one_source_is_no_batch():
+    # it was taken letter by letter: "no audio file at 'n'"
+    for source in ("noisy.wav", EXAMPLE, b"RIFF"):
+        with pytest.raises(OptionError, match="sources=.*several were expected, a list"):
+            Enhancer(identity).batch(source)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(OptionError, match="column='audio': the batch has 'sound', 'text'"):
+        Enhancer(identity).map_batch({"sound": [], "text": []})
+
+
 def test_a_file_keeps_its_rate_and_channels(tmp_path):
     soundfile.write(tmp_path / "in.flac", noise(22_050, 2), 44_100)
     enhancer = Enhancer(identity)
@@ -299,6 +311,9 @@ def test_an_output_that_can_not_be_written_is_refused_before_the_work(tmp_path):
 
     with pytest.raises(OutputError, match="no folder"):
         Enhancer(never).enhance_file(EXAMPLE, tmp_path / "missing" / "out.wav")
+    for path in (None, io.BytesIO()):
+        with pytest.raises(OutputError, match="can't be written to .*: a path was expected"):
+            Enhancer(never).enhance_file(EXAMPLE, path)
 
 
 def test_a_batch_of_a_data_set_takes_the_options_of_a_call():

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import threading
 import tracemalloc
 
@@ -170,6 +171,20 @@ def test_one_gain_for_a_recording_is_a_choice(ans):
     assert ans(short, gain="recording")["output_pcm"] == ans(short)["output_pcm"]
     with pytest.raises(errors.OptionError, match="gain='file': 'chunk' or 'recording'"):
         ans(short, gain="file")
+
+
+def test_noise_is_turned_down_by_strength_at_most_and_0_gives_the_recording_back(ans, quick_model_dir):
+    heard = audio_norm(SPEECH)
+    none, ten, whole = (samples_of(ans(SPEECH, strength=strength)) for strength in (0, 10, None))
+    assert np.abs(none / 32768 - heard).max() < 1e-4
+    assert np.abs(ten - (whole + 10**-0.5 * (none - whole))).max() < 2.5  # of 16 bits, rounded three times
+    other = plugin.ZipEnhancerPipeline(model=quick_model_dir, strength=10)
+    assert np.array_equal(samples_of(other(SPEECH)), ten)
+    assert np.array_equal(samples_of(other(SPEECH, strength=math.inf)), whole)
+    with pytest.raises(errors.OptionError, match="strength='a': the dB by which noise"):
+        ans(SPEECH, strength="a")
+    with pytest.raises(errors.OptionError, match="strength=-1: the dB by which noise"):
+        plugin.ZipEnhancerPipeline(model=quick_model_dir, strength=-1)
 
 
 def test_strict_in_words_is_refused_not_taken_for_true(ans):
@@ -576,7 +591,7 @@ def test_modelscope_server_can_call_it_and_describe_it(ans, expected, wav_path):
 
     information = get_pipeline_information_by_pipeline(ans)
     schema = json.loads(json.dumps(information.schema))
-    assert {"sample_rate", "strict", "level", "stitch", "gain", "output_path"} == set(
+    assert {"sample_rate", "strict", "level", "stitch", "gain", "strength", "output_path"} == set(
         schema["parameters"]["properties"]
     )
     body = base64.b64encode(wav_path.read_bytes()).decode()
