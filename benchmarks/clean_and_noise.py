@@ -15,6 +15,8 @@ from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.evaluate.measures import pesq, si_sdr
 from modelscope_zipenhancer.names import SAMPLE_RATE
 
+OWN_NOISE = -53  # dB, of what a clean recording has in its pauses, beside its loud frames
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -29,14 +31,30 @@ def main() -> None:
     for model in args.model:
         enhancer = Enhancer.from_pretrained(model, backend="onnx", threads=1)
         scores = np.array([[measure(x, enhancer(x)) for measure in (pesq, si_sdr)] for _, x in speech])
-        means, worst = scores.mean(0), scores.min(0)
-        poor = (scores < (4.0, 20.0)).sum(0)
-        print(f"{model}, clean speech in, {len(scores)}: WB-PESQ {means[0]:.2f}, SI-SDR {means[1]:.1f} dB;")
-        print(f"  at worst {worst[0]:.2f}, {worst[1]:.1f} dB; under 4.0, 20 dB: {poor[0]}, {poor[1]}")
+        print_scores(f"{model}, clean speech in", scores)
+        floors = np.array([own_noise_db(x) for _, x in speech])
+        print_scores(f"  of these with noise of their own, above {OWN_NOISE} dB", scores[floors > OWN_NOISE])
+        print_scores("  of the others", scores[floors <= OWN_NOISE])
         levels = sorted((change_db(x, enhancer(x)), name) for name, x in noises)
         median, loud = np.median([db for db, _ in levels]), [db for db, _ in levels if db > -25]
         print(f"{model}, noise alone in, {len(levels)}: median {median:.1f} dB; above -25 dB: {len(loud)}")
         print("  loudest:", ", ".join(f"{name} {db:.1f}" for db, name in levels[-6:]))
+
+
+def print_scores(what: str, scores: np.ndarray) -> None:
+    """Of WB-PESQ and SI-SDR, (recordings, 2)."""
+    if len(scores):
+        (pesq_mean, sdr_mean), (pesq_least, sdr_least) = scores.mean(0), scores.min(0)
+        poor = (scores < (4.0, 20.0)).sum(0)
+        print(f"{what}, {len(scores)}: WB-PESQ {pesq_mean:.2f}, SI-SDR {sdr_mean:.1f} dB;", end=" ")
+        print(f"at worst {pesq_least:.2f}, {sdr_least:.1f} dB; under 4.0, 20 dB: {poor[0]}, {poor[1]}")
+
+
+def own_noise_db(x: np.ndarray) -> float:
+    """The level of the quietest tenth of a recording's frames of 20 ms, over that which one in 20 exceeds."""
+    frames = x[: len(x) // 320 * 320].reshape(-1, 320)
+    levels = np.sort(10 * np.log10(np.mean(np.square(frames, dtype=np.float64), 1) + 1e-12))
+    return float(levels[: max(1, len(levels) // 10)].mean() - np.percentile(levels, 95))
 
 
 def drawn(folder: Path, count: int, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
