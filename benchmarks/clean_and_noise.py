@@ -3,15 +3,16 @@
     python benchmarks/clean_and_noise.py SIDE [--model tiny ...] [--clean 6] [--noise 8]
 
 SIDE is OUT/valid or OUT/test of split.py. Of each source so many recordings are drawn, 10 s at most of each.
+Where others are installed as peers.py says, what they do is told, too.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
+from peers import enhanced, ours, peers
 
 from modelscope_zipenhancer.audio.read import read
-from modelscope_zipenhancer.enhance.enhancer import Enhancer
 from modelscope_zipenhancer.evaluate.measures import pesq, si_sdr
 from modelscope_zipenhancer.names import SAMPLE_RATE
 
@@ -28,14 +29,14 @@ def main() -> None:
     rng = np.random.default_rng(0)
     speech = drawn(args.side / "clean", args.clean, rng)
     noises = drawn(args.side / "noise", args.noise, rng)
-    for model in args.model:
-        enhancer = Enhancer.from_pretrained(model, backend="onnx", threads=1)
-        scores = np.array([[measure(x, enhancer(x)) for measure in (pesq, si_sdr)] for _, x in speech])
+    for model, (system, _) in ({name: ours(name) for name in args.model} | peers()).items():
+        clean = enhanced(system, [(x, x) for _, x in speech])
+        scores = np.array([[measure(x, y) for measure in (pesq, si_sdr)] for x, y in clean])
         print_scores(f"{model}, clean speech in", scores)
         floors = np.array([own_noise_db(x) for _, x in speech])
         print_scores(f"  of these with noise of their own, above {OWN_NOISE} dB", scores[floors > OWN_NOISE])
         print_scores("  of the others", scores[floors <= OWN_NOISE])
-        levels = sorted((change_db(x, enhancer(x)), name) for name, x in noises)
+        levels = sorted((change_db(x, system(x)), name) for name, x in noises)
         median, loud = np.median([db for db, _ in levels]), [db for db, _ in levels if db > -25]
         print(f"{model}, noise alone in, {len(levels)}: median {median:.1f} dB; above -25 dB: {len(loud)}")
         print("  loudest:", ", ".join(f"{name} {db:.1f}" for db, name in levels[-6:]))
