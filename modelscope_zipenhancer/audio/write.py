@@ -64,7 +64,7 @@ def check_output(
         bits, bitrate: as `write` has them.
 
     Raises:
-        OutputError for the path, its format or its folder; OptionError for bits and bitrate.
+        OutputError for the path, its format or its folder; OptionError for what is no path, bits and bitrate.
     """
     path = check_format(path, sample_rate, channels, bits, bitrate)
     check_folder(path)
@@ -85,8 +85,8 @@ def check_format(
     bitrate: float | None = None,
 ) -> str:
     """`check_output` of the format alone: the path may be anywhere."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        raise OutputError(f"audio can't be written to {path!r}: a path was expected; `encode` gives bytes")
+    if not isinstance(path, (str, os.PathLike)):
+        raise OptionError(f"audio can't be written to {path!r}: a path was expected; `encode` gives bytes")
     path = os.fspath(path)
     if "\0" in os.fsdecode(path):
         raise OutputError(f"{path!r} can't be written: a name has no NUL")

@@ -225,8 +225,6 @@ class ZipEnhancerPipeline(CheckedOutput):
         strength = check_strength(parameters.get("strength"))
         output_path = parameters.get("output_path")
         if output_path is not None:
-            if not isinstance(output_path, (str, os.PathLike)):
-                raise OptionError(f"output_path={output_path!r}: a path was expected")
             check_output(output_path)  # now, not after minutes of work
         return (
             {

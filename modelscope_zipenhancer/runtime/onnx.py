@@ -6,6 +6,7 @@ onnx_model.onnx, the network alone as on the model card: then the signal around 
 
 import os
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ def load(
         )
     if compile:
         raise OptionError("compile=True is for the backend 'torch'")
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+    if threads is not None and not (isinstance(threads, Integral) and threads >= 1):
         raise OptionError(f"threads={threads!r}: a whole number, 1 or more")
     providers = providers or _providers(device or "cpu")
     path = graph_of(model_dir)

@@ -316,7 +316,7 @@ BAD_OPTIONS = {
     "a word for a rate": ({"sample_rate": "fast"}, errors.OptionError, "sample_rate='fast'"),
     "a rate that can't be": ({"sample_rate": -8000}, errors.OptionError, "-8000"),
     "a rate in a list": ({"sample_rate": [16000]}, errors.OptionError, "sample_rate="),
-    "a number for a path": ({"output_path": 5}, errors.OptionError, "output_path=5"),
+    "a number for a path": ({"output_path": 5}, errors.OptionError, "written to 5: a path was expected"),
 }
 
 
