@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--dnsmos", metavar="ONNX")
     parser.add_argument("--csv", metavar="FILE")
     args = parser.parse_args()
+    if not (args.pair or args.recording) or (args.recording and not args.dnsmos):
+        parser.error("give --pair; or --recording, with --dnsmos")
     systems = {"noisy": (lambda x: x, 0)} | {name: ours(name) for name in args.model} | peers()
     rows = []
     for clean_dir, noise_dir in args.pair:
