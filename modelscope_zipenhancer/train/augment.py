@@ -9,6 +9,7 @@ from scipy.signal import fftconvolve
 from ..names import SAMPLE_RATE
 from .folders import AudioFolder
 
+ROOM_RATIO_DB = -10, 12  # the level of a speaker's direct sound over the reflections, at least and at most
 VOICE_SPEEDS = 0.85, 1.2  # how fast speech is played, to make voices of other pitch and size
 # How often each kind of noise is generated.
 NOISE_KINDS = {"coloured": 0.2, "babble": 0.45, "hum": 0.05, "band": 0.14, "hits": 0.16}
@@ -31,7 +32,7 @@ def equalise(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def generated_response(
-    rng: np.random.Generator, rt60: float, ratio_db: tuple[float, float] = (-3, 12)
+    rng: np.random.Generator, rt60: float, ratio_db: tuple[float, float] = ROOM_RATIO_DB
 ) -> np.ndarray:
     """The impulse response of a made-up room: direct sound, then decaying noise.
 
@@ -54,19 +55,19 @@ def generated_response(
 
 
 def with_direct_sound(rng: np.random.Generator, response: np.ndarray) -> np.ndarray:
-    """A recorded impulse response (samples,), whose direct sound is at least as strong as all reflections.
+    """A recorded impulse response (samples,) that has some direct sound.
 
-    The response of a hall or of an echo effect holds little direct sound or none: a speaker near the
-    microphone is put in front, 0 to 12 dB above the reflections. The direct sound is the highest peak and
-    1 ms around it. A response that has enough is returned as it is.
+    The response of a hall or of an echo effect may hold none: a speaker is put into it, ROOM_RATIO_DB over
+    the reflections. The direct sound is the highest peak and 1 ms around it. A response that has enough is
+    returned as it is.
     """
     peak, around = int(np.argmax(np.abs(response))), SAMPLE_RATE // 1000
     tail = response.astype(np.float64)
     tail[max(0, peak - around) : peak + around] = 0.0
     direct, reflected = np.sum(np.square(response)) - np.sum(np.square(tail)), np.sum(np.square(tail))
-    if direct >= reflected:
+    if direct >= reflected * 10 ** (ROOM_RATIO_DB[0] / 10):
         return response
-    tail /= np.sqrt(reflected) * 10 ** (rng.uniform(0, 12) / 20)
+    tail /= np.sqrt(reflected) * 10 ** (rng.uniform(*ROOM_RATIO_DB) / 20)
     tail[peak] = 1.0
     return tail.astype(np.float32)
 
@@ -104,8 +105,8 @@ def generated_noise(rng: np.random.Generator, samples: int, speech: AudioFolder)
 
 
 def _babble(rng: np.random.Generator, samples: int, speech: AudioFolder) -> np.ndarray:
-    """2 to 12 voices; most of it from across a room, unlike who speaks into the microphone."""
-    voices = range(rng.integers(2, 13))
+    """3 to 12 voices; most of it from across a room."""
+    voices = range(rng.integers(3, 13))
     x = sum(speech.crop(rng, samples, rng.uniform(*VOICE_SPEEDS)) * rng.uniform(0.3, 1) for _ in voices)
     if rng.random() < 0.7:
         x = fftconvolve(x, generated_response(rng, rng.uniform(0.2, 0.8), ratio_db=(-12, 0)))[:samples]

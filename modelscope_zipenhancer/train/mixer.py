@@ -10,7 +10,6 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from ..errors import OptionError
-from ..names import SAMPLE_RATE
 from .augment import (
     VOICE_SPEEDS,
     equalise,
@@ -23,7 +22,6 @@ from .augment import (
 from .folders import AudioFolder
 from .pairs import CROP_SAMPLES, TRIES, Batches, check_crop_samples, unit_rms
 
-EARLY = SAMPLE_RATE // 20  # 50 ms: reflections until then help intelligibility and stay in the target
 NOISE_SPEEDS = 0.6, 1.7
 
 
@@ -46,7 +44,7 @@ class MixOptions:
     noise_eq: float = 0.6
     speed: float = 0.5  # a recording of noise played 0.6 to 1.7 times as fast (NOISE_SPEEDS)
     backwards: float = 0.3  # or from its end to its start
-    reverb: float = 0.0  # speech in a room; the target has its first 50 ms
+    reverb: float = 0.0  # speech in a room, in the target too: noise is to go, not the room
     real_room: float = 0.7  # of impulse_responses, if there are any, else a generated one
     clip: float = 0.0  # the mixture cut off at 2 to 8 dB over its RMS; the target isn't
     level_change: float = 0.0  # the speech's level wanders by up to 20 dB, in the target too
@@ -93,16 +91,16 @@ class Mixer(Batches):
         AudioError if a recording can't be read, or an impulse response is silent.
         """
         o = self.options
-        (heard, target), noise = self.draw_speech(rng), self.draw_noise(rng)
+        speech, noise = self.draw_speech(rng), self.draw_noise(rng)
         if rng.random() < o.noise_only:
-            heard = target = np.zeros(o.crop_samples)
+            speech = np.zeros(o.crop_samples)
         else:
             for _ in range(2):
                 if rng.random() < o.second_noise:
                     noise = noise + self.draw_noise(rng) * rng.uniform(0.1, 1.0)
             snr = 40.0 if rng.random() < o.clean_only else rng.uniform(*o.snr_db)
-            noise = noise * (rms(heard) / (rms(noise) + 1e-8) / 10 ** (snr / 20))
-        noisy = heard + noise
+            noise = noise * (rms(speech) / (rms(noise) + 1e-8) / 10 ** (snr / 20))
+        noisy, target = speech + noise, speech
         if o.floor_db is not None:
             target = target + noise * 10 ** (-o.floor_db / 20)
         if rng.random() < o.clip:
@@ -110,8 +108,8 @@ class Mixer(Batches):
             noisy = np.clip(noisy, -limit, limit)
         return unit_rms(noisy, target)
 
-    def draw_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Speech as it is heard, and its target, (samples,) each: the same unless the room is heard too."""
+    def draw_speech(self, rng: np.random.Generator) -> np.ndarray:
+        """Speech as it is heard, (samples,)."""
         o = self.options
         speed = rng.uniform(*VOICE_SPEEDS) if rng.random() < o.speech_speed else 1.0
         for _ in range(TRIES):  # a crop that has speech, if one is found
@@ -122,24 +120,16 @@ class Mixer(Batches):
             x = equalise(rng, x)
         if rng.random() < o.level_change:
             x = x * wandering_gain(rng, len(x), 20)
-        return self.reverberate(rng, x) if rng.random() < o.reverb else (x, x)
+        return self.reverberate(rng, x) if rng.random() < o.reverb else x
 
-    def reverberate(self, rng: np.random.Generator, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Speech (samples,) in a room: all that is heard, and what comes until 50 ms after the direct sound.
-
-        The second is the usual target of enhancement: late reflections go, early ones stay. The direct
-        sound is the response's highest peak; it comes when x does, at x's level.
-        """
+    def reverberate(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+        """Speech (samples,) in a room. It comes when x does: a response counts from its highest peak on."""
         if self.impulse_responses and rng.random() < self.options.real_room:
             response = with_direct_sound(rng, self.impulse_responses.whole(rng))
         else:
             response = generated_response(rng, rng.uniform(0.1, 0.8))
         direct = int(np.argmax(np.abs(response)))
-        response = response / response[direct]
-        heard, early = (
-            fftconvolve(x, part)[direct : direct + len(x)] for part in (response, response[: direct + EARLY])
-        )
-        return heard, early
+        return fftconvolve(x, response / response[direct])[direct : direct + len(x)]
 
     def draw_noise(self, rng: np.random.Generator) -> np.ndarray:
         """One noise, (samples,), recorded or generated, at unit RMS."""

@@ -55,9 +55,8 @@ def test_speech_may_be_played_at_another_speed_in_its_target_too(tmp_path):
     for probability in (0.0, 1.0):
         mixer, found = Mixer(tones, tones, MixOptions(**options, speech_speed=probability)), []
         for seed in range(20):
-            heard, target = mixer.draw_speech(np.random.default_rng(seed))
-            assert np.array_equal(heard, target)
-            found.append(int(np.argmax(np.abs(np.fft.rfft(target)))))  # Hz
+            speech = mixer.draw_speech(np.random.default_rng(seed))
+            found.append(int(np.argmax(np.abs(np.fft.rfft(speech)))))  # Hz
         assert 850 <= min(found) <= max(found) <= 1200
         assert len(set(found)) > 10 if probability else set(found) == {1000}
 
@@ -65,29 +64,27 @@ def test_speech_may_be_played_at_another_speed_in_its_target_too(tmp_path):
 ALWAYS = {"clean_only": 0.0, "noise_only": 0.0, "second_noise": 0.0, "speech_eq": 0.0}
 
 
-def test_a_room_keeps_the_target_aligned_and_takes_its_late_reflections_away(folders):
-    mixer = Mixer(*folders, MixOptions(crop_samples=8000, reverb=1.0))
+def test_a_room_stays_in_the_target_and_delays_nothing(folders):
+    options = {"crop_samples": 8000, "noise_only": 0.0, "second_noise": 0.0, "speech_eq": 0.0}
+    dry, room = (Mixer(*folders, MixOptions(**options, clean_only=1.0, reverb=p)) for p in (0.0, 1.0))
     for seed in range(8):
-        rng = np.random.default_rng(seed)
-        speech = mixer.clean.crop(rng, 8000)
-        sound, target = mixer.reverberate(rng, speech)
-        assert len(sound) == len(target) == 8000
-        for x in (sound, target):
-            assert np.argmax(np.abs(correlate(x, speech))) == 7999  # no delay
-        assert np.allclose(sound[:800], target[:800], atol=1e-5) and not np.allclose(sound, target, atol=1e-3)
+        speech = dry.pair(np.random.default_rng(seed))[1]
+        noisy, target = room.pair(np.random.default_rng(seed))
+        assert rms(noisy - target) == pytest.approx(0.01, rel=0.01)  # 40 dB below: the noise alone
+        assert np.argmax(np.abs(correlate(target, speech))) == 7999
+        assert not np.allclose(target, speech, atol=0.1)
 
 
 def test_a_given_impulse_response_is_used_from_its_direct_sound_on(folders, tmp_path):
     response = np.zeros(4000)
-    response[[300, 1000, 3000]] = 1.0, 0.5, 0.4  # 44 and 169 ms after the direct sound
+    response[[300, 1000, 3000]] = 1.0, 0.5, 0.4
     (tmp_path / "rooms").mkdir()
     soundfile.write(tmp_path / "rooms" / "hall.wav", response, 16_000, subtype="FLOAT")
     mixer = Mixer(*folders, MixOptions(reverb=1.0, real_room=1.0), AudioFolder(str(tmp_path / "rooms")))
     speech = np.zeros(4000, np.float32)
     speech[0] = 1
-    sound, target = mixer.reverberate(np.random.default_rng(0), speech)
-    np.testing.assert_allclose(sound[[0, 700, 2700]], [1.0, 0.5, 0.4], atol=1e-5)
-    np.testing.assert_allclose(target[[0, 700, 2700]], [1.0, 0.5, 0.0], atol=1e-5)
+    heard = mixer.reverberate(np.random.default_rng(0), speech)
+    np.testing.assert_allclose(heard[[0, 700, 2700]], [1.0, 0.5, 0.4], atol=1e-5)
 
 
 def test_clipping_is_in_the_mixture_alone(folders):
@@ -133,14 +130,11 @@ def test_a_target_with_a_floor_is_speech_and_noise_so_much_lower(folders):
         MixOptions(floor_db=-3)
 
 
-def test_a_changing_level_is_in_the_target_too_and_changing_noise_is_not(tmp_path):
+def test_speech_and_noise_that_change_their_level_stay_in_their_ranges(tmp_path):
     soundfile.write(tmp_path / "tone.wav", np.sin(np.arange(160_000) * 0.5), 16_000)
     tones = AudioFolder(str(tmp_path))
     plain = {"speech_eq": 0.0, "noise_eq": 0.0, "crop_samples": 32_000}
-    x, target = Mixer(tones, tones, MixOptions(**plain, level_change=1.0)).draw_speech(
-        np.random.default_rng(1)
-    )
-    assert np.array_equal(x, target)
+    x = Mixer(tones, tones, MixOptions(**plain, level_change=1.0)).draw_speech(np.random.default_rng(1))
     blocks = [rms(b) for b in np.split(x, 20)]
     assert 1.5 < max(blocks) / min(blocks) < 10.1
     steady = Mixer(tones, tones, MixOptions(**plain, real_noise=1.0)).draw_noise(np.random.default_rng(1))
@@ -151,7 +145,7 @@ def test_a_changing_level_is_in_the_target_too_and_changing_noise_is_not(tmp_pat
     assert max(rms(b) for b in np.split(changing, 20)) > 1.2
 
 
-def test_batches_are_those_of_the_first_version(tmp_path):
+def test_batches_are_those_that_were_recorded(tmp_path):
     time = np.arange(20_000) / 16_000
     folders = {"clean": ("a", "a/b", "a-b"), "noise": ("",), "rooms": ("",)}
     for kind, sources in folders.items():
@@ -165,7 +159,7 @@ def test_batches_are_those_of_the_first_version(tmp_path):
     clean, noise, rooms = (AudioFolder(tmp_path / kind) for kind in folders)
     often = {"speech_speed": 0.5, "reverb": 0.5, "clip": 0.3, "level_change": 0.5, "noise_change": 0.5}
     often |= {"floor_db": 20.0, "second_noise": 0.6}
-    for options, expected in (({}, (2386048.86, 1949375.56)), (often, (2405885.47, 1822356.16))):
+    for options, expected in (({}, (2436518.09, 2025223.48)), (often, (2367595.13, 1999410.8))):
         sides = Mixer(clean, noise, MixOptions(crop_samples=24_000, **options), rooms).batch(5, 17, 16)
         sums = [np.sum(np.arange(1, 17)[:, None] * np.abs(side.astype(np.float64))) for side in sides]
         assert sums == pytest.approx(expected, rel=1e-4)  # recorded; FFTs differ in their last bits
