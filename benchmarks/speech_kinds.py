@@ -5,8 +5,8 @@
 SIDE is OUT/valid or OUT/test of split.py. Of each source of speech so many recordings are drawn, 10 s at most
 of each: heard in so many of the side's rooms, by telephone, clipped, whispered, two voices at once. Each goes
 in alone and with a noise of the side. The reference is what is heard of the speech: noise is to go, not the
-room. Rooms by C50, the level of a response's first 50 ms over the rest. Where others are installed as peers.py
-says, what they do is told, too.
+room. C50: the level of a room's response in its first 50 ms over the rest. Where others are installed as
+peers.py says, what they do is told, too.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from scipy.signal import butter, fftconvolve, sosfiltfilt
 from modelscope_zipenhancer.evaluate.measures import pesq, si_sdr
 from modelscope_zipenhancer.names import SAMPLE_RATE
 
+TELEPHONE = butter(6, [300, 3400], "band", fs=SAMPLE_RATE, output="sos")
 LOST = -6  # dB: speech that comes out so much weaker counts as lost
 
 
@@ -80,10 +81,7 @@ def speech_of_each_kind(
             if low <= c50 < high:
                 yield f"in rooms, C50 {name}", x
     for x in voices:
-        yield (
-            "telephone, 300 to 3400 Hz",
-            sosfiltfilt(butter(6, [300, 3400], "band", fs=16_000, output="sos"), x),
-        )
+        yield "telephone, 300 to 3400 Hz", sosfiltfilt(TELEPHONE, x)
     for x in voices:
         limit = 1.5 * np.sqrt(np.mean(x**2))
         yield "clipped 3.5 dB over its RMS", np.clip(x, -limit, limit)
