@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import fftconvolve
 
 from modelscope_zipenhancer.audio.policy import SERVED
 from modelscope_zipenhancer.enhance.enhancer import Enhancer
@@ -19,6 +20,7 @@ from modelscope_zipenhancer.errors import (
 )
 from modelscope_zipenhancer.network.checkpoint import load_model
 from modelscope_zipenhancer.network.pretrained import MODELS, find_model
+from modelscope_zipenhancer.train.augment import generated_response
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "noisy_speech.wav"
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
@@ -61,6 +63,14 @@ def test_tiny_silences_the_pauses_of_the_example_and_leaves_the_speech(tiny):
     assert level_db(noisy[pause]) - level_db(clean[pause]) > 15
     speech = slice(8000, -8000)
     assert -6 < level_db(clean[speech]) - level_db(noisy[speech]) < 0
+
+
+def test_tiny_leaves_a_voice_from_across_a_room(tiny):
+    voice = tiny(EXAMPLE)
+    for seed in range(4):
+        room = generated_response(np.random.default_rng(seed), rt60=0.8, ratio_db=(-10, -10))
+        heard = fftconvolve(voice, room)[: len(voice)].astype(np.float32)
+        assert -2.5 < level_db(tiny(heard)) - level_db(heard) < 0.5
 
 
 def test_the_level_of_the_input_is_kept(tiny):
