@@ -1,6 +1,6 @@
 """What a model leaves of speech that is not close to a good microphone: the table in docs/evaluation.md.
 
-    python benchmarks/speech_kinds.py SIDE [--model tiny ...] [--clean 6] [--rooms 3] [--snr 10]
+    python benchmarks/speech_kinds.py SIDE [--model tiny ...] [--clean 6] [--rooms 3] [--rir DIR] [--snr 10]
 
 SIDE is OUT/valid or OUT/test of split.py. Of each source of speech so many recordings are drawn, 10 s at most
 of each: heard in so many of the side's rooms, by telephone, clipped, whispered, two voices at once. Each goes
@@ -33,10 +33,11 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["tiny"])
     parser.add_argument("--clean", type=int, default=6, help="recordings of each source of speech")
     parser.add_argument("--rooms", type=int, default=3, help="that each of them is heard in")
+    parser.add_argument("--rir", type=Path, help="folders of rooms, instead of the side's")
     parser.add_argument("--snr", type=float, default=10, help="of the mixtures, dB")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    rooms = [x for _, x in drawn(args.side / "rir", 1000, rng)]
+    rooms = [x for _, x in drawn(args.rir or args.side / "rir", 1000, rng)]
     noises = [x for _, x in drawn(args.side / "noise", 1000, rng)]
     voices = [x for _, x in drawn(args.side / "clean", args.clean, rng)]
     kinds, alone, noisy = [], [], []
