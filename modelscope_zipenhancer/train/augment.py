@@ -9,10 +9,10 @@ from scipy.signal import fftconvolve
 from ..names import SAMPLE_RATE
 from .folders import AudioFolder
 
-ROOM_RATIO_DB = -10, 12  # the level of a speaker's direct sound over the reflections, at least and at most
+ROOM_RATIO_DB = -20, 12  # the level of a speaker's direct sound over the reflections, at least and at most
 VOICE_SPEEDS = 0.85, 1.2  # how fast speech is played, to make voices of other pitch and size
 # How often each kind of noise is generated.
-NOISE_KINDS = {"coloured": 0.2, "babble": 0.45, "hum": 0.05, "band": 0.14, "hits": 0.16}
+NOISE_KINDS = {"coloured": 0.2, "babble": 0.4, "hum": 0.1, "band": 0.14, "hits": 0.16}
 
 
 def rms(x: np.ndarray) -> float:
