@@ -606,12 +606,11 @@ def test_a_body_that_drips_is_given_up(strict_port):
         begun = time.monotonic()
         connection.settimeout(0.02)
         said = b""
-        while not said and time.monotonic() - begun < 20:
-            connection.sendall(b"x")
-            try:
-                said = connection.recv(1000)
-            except TimeoutError:
-                continue
+        while b"}" not in said and time.monotonic() - begun < 20:  # the answer's head may come by itself
+            if not said:
+                connection.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                said += connection.recv(1000)
         assert b" 408 " in said and b"too slow" in said
     assert ask(strict_port, body=WAV).status == 200
 
